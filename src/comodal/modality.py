@@ -1,0 +1,95 @@
+"""`Modality`, `Target` and `subsets()`: the nouns of which everything else speaks. This module imports nothing of ours.
+
+Order matters in one place only: the cohort lists its modalities once, and every table, subset and tensor axis follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+Kind = Literal["image", "text", "bag", "features"]
+TargetKind = Literal["regions", "labels", "class", "multilabel", "ordinal"]
+
+SEGMENTATION_KINDS: frozenset[str] = frozenset({"regions", "labels"})
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One view of a patient: an MRI sequence, a report, a bag of pathology tiles, a vector of features.
+
+    Attributes:
+        name: How the user calls it ("flair"). Names, never positions, reach it everywhere.
+        kind: "image" (2-D or 3-D), "text" (sentences), "bag" (a set of images or vectors), "features" (one vector).
+        spatial_dims: 2 or 3 for images and bags of images, 0 otherwise.
+        channels: Channels of an image, length of a feature vector; 1 for text.
+        unit: Unit of the values ("HU", "SUV"), None where they are arbitrary, as in MRI.
+        grid: Modalities with the same grid name are co-registered: they share augmentation and field of view.
+    """
+
+    name: str
+    kind: Kind = "image"
+    spatial_dims: int = 3
+    channels: int = 1
+    unit: str | None = None
+    grid: str = "grid"
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"Modality.name must be letters, digits, '_' or '-'; got {self.name!r}. Rename the column.")
+        if self.kind == "image" and self.spatial_dims not in (2, 3):
+            raise ValueError(f"Modality.spatial_dims must be 2 or 3 for an image; got {self.spatial_dims} [{self.name}].")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be predicted.
+
+    Attributes:
+        name: Its column in the cohort ("seg", "diagnosis").
+        kind: "regions" (overlapping binary maps, WT TC ET), "labels" (one label a voxel), "class" (one of K),
+            "multilabel" (K yes/no answers), "ordinal" (one of K in order).
+        classes: Names of the K regions, labels or classes, in the order of the probability channels.
+        codes: For regions and labels: the label values in the file that make up each class. WT = (1, 2, 4).
+        paint: For regions and labels: the label value written for each class on output, painted in the order of
+            `classes`, so that nested regions come out right (WT paints 2, TC then paints 1, ET then paints 4).
+    """
+
+    name: str
+    kind: TargetKind
+    classes: tuple[str, ...]
+    codes: tuple[tuple[int, ...], ...] = ()
+    paint: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("codes", "paint"):
+            value = getattr(self, field)
+            if value and len(value) != len(self.classes):
+                raise ValueError(
+                    f"Target.{field} must have one entry per class ({len(self.classes)}); got {len(value)} [{self.name}]."
+                )
+        if len(set(self.classes)) != len(self.classes) or not self.classes:
+            raise ValueError(f"Target.classes must be distinct and not empty; got {self.classes} [{self.name}].")
+
+    @property
+    def is_segmentation(self) -> bool:
+        """True where the prediction has a value for every voxel."""
+        return self.kind in SEGMENTATION_KINDS
+
+
+def subsets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """All 2^M - 1 non-empty subsets, small first, each in the canonical order of `names`.
+
+    >>> list(subsets(["flair", "t1"]))
+    [('flair',), ('t1',), ('flair', 't1')]
+    """
+    ordered = tuple(names)
+    for size in range(1, len(ordered) + 1):
+        yield from combinations(ordered, size)
+
+
+def subset_name(subset: Iterable[str]) -> str:
+    """A subset as one word for tables and file names, e.g. "flair+t1ce"."""
+    return "+".join(subset)
