@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from comodal.batch import Batch, Features
@@ -233,6 +233,22 @@ class MethodConfig(BaseModel):
     """Base of every method's configuration: frozen, and unknown keys are errors. Defaults are the paper's values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OneStageConfig(MethodConfig):
+    """Settings that every method trained in one stage has. Rates suit short trainings; a paper's own go into the subclass."""
+
+    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    weight_decay: float = Field(3e-5, ge=0)
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    warmup: float = Field(0.0, ge=0, lt=1, description="fraction of the steps over which the rate climbs")
+    steps: int = Field(2000, ge=1, description="optimiser steps")
+    patience: int | None = Field(None, ge=1, description="validations without a gain before stopping; null never stops early")
+
+    def optimisation(self) -> Optimiser:
+        """These settings as an `Optimiser`."""
+        return Optimiser(self.optimiser, self.rate, self.weight_decay, self.schedule, self.warmup)
 
 
 class Method(nn.Module):

@@ -1,0 +1,68 @@
+"""METHODS: every method by its name. The table is literal, so that listing it imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from comodal.errors import ConfigError, message, nearest
+
+if TYPE_CHECKING:
+    from comodal.method import Method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table.
+
+    Attributes:
+        path: "module:Class" inside comodal.
+        summary: One sentence.
+        tasks: "segmentation", "classification" or both.
+        at_training, at_test: What it needs, in words.
+        citation: Equals `str(Class.paper)`; a test holds them together.
+    """
+
+    path: str
+    summary: str
+    tasks: tuple[str, ...]
+    at_training: str
+    at_test: str
+    citation: str
+
+
+METHODS: dict[str, Entry] = {
+    "unet": Entry(
+        path="comodal.methods.unet:UNet",
+        summary="One U-Net on all images (early fusion); an absent one is its mean. The 'Mean' baseline of HeMIS.",
+        tasks=("segmentation",),
+        at_training="any images; those that a case has",
+        at_test="any non-empty subset",
+        citation="Havaei, Guizard, Chapados, Bengio (2016). HeMIS: Hetero-Modal Image Segmentation. MICCAI, arXiv:1607.05194.",
+    ),
+    "moddrop": Entry(
+        path="comodal.methods.moddrop:ModDrop",
+        summary="The same U-Net, trained with a random subset of the images of each case (modality dropout).",
+        tasks=("segmentation",),
+        at_training="any images; those that a case has",
+        at_test="any non-empty subset",
+        citation="Neverova, Wolf, Taylor, Nebout (2016). ModDrop: Adaptive Multi-Modal Gesture Recognition. "
+        "IEEE TPAMI, arXiv:1501.00102.",
+    ),
+}
+
+
+def load_method(name: str) -> type[Method]:
+    """The class of a method of METHODS.
+
+    Only names of the table are imported: a name found in a file can never import anything else.
+
+    Raises:
+        ConfigError: The name is unknown; the message lists the nearest known ones.
+    """
+    if name not in METHODS:
+        raise ConfigError(message("method.name", "be a known method", repr(name), do=nearest(name, METHODS)))
+    module, cls = METHODS[name].path.split(":")
+    found: type[Method] = getattr(importlib.import_module(module), cls)
+    return found

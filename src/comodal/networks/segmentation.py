@@ -1,0 +1,96 @@
+"""From logits to probabilities and losses for segmentation targets: what every segmentation method shares.
+
+Axis letters: see `comodal.batch`. Regions are independent (sigmoid); labels exclude each other (softmax).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+from comodal.batch import Batch
+from comodal.modality import Target
+
+
+def split_logits(logits: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Cuts (B, K of all, *spatial) into {target: (B, K, *spatial)}, segmentation targets in order."""
+    wanted = [t for t in targets if t.is_segmentation]
+    return dict(zip([t.name for t in wanted], logits.split([len(t.classes) for t in wanted], dim=1), strict=True))
+
+
+def _probabilities(logits: Tensor, target: Target) -> Tensor:
+    return logits.float().sigmoid() if target.kind == "regions" else logits.float().softmax(dim=1)
+
+
+def segmentation_probabilities(logits: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+    """From (B, K of all, *spatial) to {target: (B, K, *spatial) float32 in [0, 1]}: sigmoid for regions, softmax for labels."""
+    wanted = {t.name: t for t in targets}
+    return {name: _probabilities(value, wanted[name]) for name, value in split_logits(logits, targets).items()}
+
+
+def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: float = 1e-5) -> Tensor:
+    """Soft Dice coefficient, Equation (11) of Shen et al. (2024), CIML, on probabilities, averaged over classes (and rows).
+
+    .. math:: D_k = (2 sum p_k t_k + s) / (sum p_k + sum t_k + s)
+
+    With `batch` the sums run over all rows and, under several processes, over all processes (with gradient), so that the
+    loss is that of the global batch; MONAI's DiceLoss cannot sum over processes, hence this function.
+
+    Args:
+        probabilities: (B, K, *spatial) in [0, 1].
+        truth: (B, K, *spatial) in {0, 1}.
+        batch: Sum over rows before dividing; right where most patches hold no target, as in 2-D slices.
+        smooth: s, keeps 0/0 at 1.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    axes = tuple(range(2, probabilities.ndim))
+    overlap = (probabilities * truth).sum(axes)  # (B, K)
+    volume = probabilities.sum(axes) + truth.sum(axes)
+    if batch:
+        sums = torch.stack([overlap.sum(0), volume.sum(0)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            sums = torch.distributed.nn.functional.all_reduce(sums)
+        overlap, volume = sums[0], sums[1]
+    return ((2 * overlap + smooth) / (volume + smooth)).mean() if overlap.numel() else overlap.sum() + 1.0
+
+
+def segmentation_losses(logits: Tensor, batch: Batch, targets: Sequence[Target]) -> dict[str, Tensor]:
+    """Soft Dice loss plus (binary) cross-entropy per target, nnU-Net's default; rows without the target do not count.
+
+    Dice sums over the batch and leaves out the background (class 0) of "labels".
+
+    Args:
+        logits: (B, K of all targets, *spatial).
+        batch: Holds `targets` and `labelled`.
+        targets: Those to learn.
+
+    Returns:
+        {"dice/<target>": 1 - soft Dice, "ce/<target>": mean cross-entropy}; exactly zero where no row is labelled.
+    """
+    terms: dict[str, Tensor] = {}
+    by_target = split_logits(logits, targets)
+    for target in targets:
+        if target.name not in by_target or target.name not in batch.targets:
+            continue
+        rows = batch.labelled[target.name]
+        score = by_target[target.name][rows].float()
+        truth = batch.targets[target.name][rows]
+        if target.kind == "regions":
+            onehot = truth.float()
+            entropy = binary_cross_entropy_with_logits(score, onehot) if len(score) else score.sum()
+            chosen = slice(None)
+        else:
+            onehot = one_hot(truth.long(), len(target.classes)).movedim(-1, 1).float()
+            entropy = cross_entropy(score, truth.long()) if len(score) else score.sum()
+            chosen = slice(1, None)
+        probabilities = _probabilities(score, target)
+        terms[f"dice/{target.name}"] = 1.0 - soft_dice(probabilities[:, chosen], onehot[:, chosen], batch=True)
+        terms[f"ce/{target.name}"] = entropy
+    return terms
