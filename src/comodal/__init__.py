@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,5 @@ __all__ = ["__version__", "evaluate", "predict", "report", "study", "train"]
 def __getattr__(name: str) -> Any:
     """Imports the API on first use, so that `comodal --help` imports neither torch nor MONAI."""
     if name in __all__:
-        from comodal import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module("comodal.api"), name)
     raise AttributeError(f"module 'comodal' has no attribute {name!r}")

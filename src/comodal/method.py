@@ -162,7 +162,7 @@ class Stage:
         train: Parameter prefixes that are stepped ("" is all). Everything else is frozen and runs in eval mode.
         optimisers: {prefix: how}; the longest matching prefix wins; every trained parameter must have one.
         modalities: Cases must have all of these to take part.
-        targets: Cases must have all of these to take part.
+        targets: Cases must have all of these to take part; None asks for any one, () for none (learning without labels).
         inputs: "raw", or "encoded": each case is encoded once by `Method.encode` and its features are the inputs.
         augment: Whether samples are augmented; never for encoded inputs.
         sampler: "uniform": each case equally often and patches anywhere; "foreground": a third of the patches lie on a
@@ -176,7 +176,7 @@ class Stage:
     train: tuple[str, ...] = ("",)
     optimisers: Mapping[str, Optimiser] = field(default_factory=lambda: {"": Optimiser()})
     modalities: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
+    targets: tuple[str, ...] | None = None
     inputs: Literal["raw", "encoded"] = "raw"
     augment: bool = True
     sampler: Literal["uniform", "foreground"] = "uniform"
@@ -280,6 +280,16 @@ class Method(nn.Module):
     def stages(self) -> tuple[Stage, ...]:
         """What is trained, in order."""
         raise NotImplementedError(f"{type(self).__name__}.stages must return at least one Stage.")
+
+    def enter(self, stage: Stage) -> None:
+        """Freezes what the stage does not train; wholly frozen parts go into eval mode, everything else into training mode."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(stage.trains(name))
+        self.train()
+        for module in self.modules():
+            own = list(module.parameters())
+            if own and not any(p.requires_grad for p in own):
+                module.eval()
 
     def losses(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """Loss terms, already weighted; their sum is minimised.

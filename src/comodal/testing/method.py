@@ -67,17 +67,6 @@ def _training_batches(subject: Subject, stage: Stage) -> Batch:
     return make_batch(subject.problem, 4) if stage.modalities else subject.mixed()
 
 
-def prepare_stage(method: Method, stage: Stage) -> None:
-    """Freezes what the stage does not train, and puts frozen parts into eval mode, as the training loop does."""
-    for name, parameter in method.named_parameters():
-        parameter.requires_grad_(stage.trains(name))
-    method.train()
-    for module in method.modules():
-        own = list(module.parameters())
-        if own and not any(p.requires_grad for p in own):
-            module.eval()
-
-
 def _loss(method: Method, stage: Stage, batch: Batch, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
     torch.manual_seed(seed)
     terms = method.losses(batch, stage)
@@ -114,9 +103,9 @@ def check_same_seed_same_loss(subject: Subject) -> None:
         values = []
         for _ in range(2):
             method = subject.build()
-            prepare_stage(method, stage)
+            method.enter(stage)
             batch = stage_batch(method, stage, _training_batches(subject, stage))
-            prepare_stage(method, stage)
+            method.enter(stage)
             terms, total = _loss(method, stage, batch)
             for name, term in terms.items():
                 assert term.ndim == 0 and torch.isfinite(term), f"loss {name} of stage {stage.name} must be a finite scalar; got {term}"
@@ -132,9 +121,9 @@ def check_gradients_follow_stages(subject: Subject) -> None:
         reached: set[str] = set()
         method = subject.build()
         for seed in range(8):  # modality dropout may hide a parameter from one draw, not from eight
-            prepare_stage(method, stage)
+            method.enter(stage)
             batch = stage_batch(method, stage, make_batch(subject.problem, 4, seed=seed))
-            prepare_stage(method, stage)
+            method.enter(stage)
             method.zero_grad(set_to_none=True)
             _loss(method, stage, batch, seed)[1].backward()  # type: ignore[no-untyped-call]
             reached |= {name for name, p in method.named_parameters() if p.grad is not None}
@@ -188,9 +177,9 @@ def check_poison_changes_nothing(subject: Subject) -> None:
         seen: list[dict[str, Tensor]] = []
         for content in (batch_of_stage, poison(batch_of_stage)):
             twin = subject.build()
-            prepare_stage(twin, stage)
+            twin.enter(stage)
             inputs = content if stage.inputs == "raw" else stage_batch(twin, replace(stage, modalities=()), content)
-            prepare_stage(twin, stage)
+            twin.enter(stage)
             _, total = _loss(twin, stage, inputs)
             total.backward()  # type: ignore[no-untyped-call]
             grads = {f"gradient of {n}": p.grad for n, p in twin.named_parameters() if p.grad is not None}
@@ -216,7 +205,7 @@ def check_input_is_untouched(subject: Subject) -> None:
     _predict(method, batch)
     for stage in method.stages():
         if stage.inputs == "raw" and not stage.modalities:
-            prepare_stage(method, stage)
+            method.enter(stage)
             _loss(method, stage, batch)
     pairs = [p for n in batch.modalities for p in zip(_tensors(batch.inputs[n]), _tensors(twin.inputs[n]), strict=True)]
     pairs += [(batch.targets[n], twin.targets[n]) for n in batch.targets] + [(batch.present, twin.present)]
@@ -264,9 +253,9 @@ def check_loss_falls(subject: Subject, steps: int = 30) -> None:
     """On four samples the loss of every stage falls: mean of the last five steps below that of the first five."""
     method = subject.build()
     for stage in method.stages():
-        prepare_stage(method, stage)
+        method.enter(stage)
         batch = stage_batch(method, stage, make_batch(subject.problem, 4))
-        prepare_stage(method, stage)
+        method.enter(stage)
         rates = {n: stage.optimisers[stage.optimiser_of(n)].rate for n, p in method.named_parameters() if p.requires_grad}
         groups = [{"params": [p], "lr": min(rates[n] * 3, 1e-2)} for n, p in method.named_parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(groups)

@@ -1,0 +1,317 @@
+"""Everything that the commands do, as functions for a notebook. Nothing here prints; `on_event` hears what happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comodal.config import load_config, validated
+from comodal import data
+from comodal.data.cohort import Case, Cohort
+from comodal.data.integrity import CheckReport, check_cohort
+from comodal.data import phantoms
+from comodal.errors import ConfigError, DataError, message, nearest
+from comodal.evaluation.comparison import combine
+from comodal.evaluation.results import Results
+from comodal.inference.writing import Written
+from comodal.run import Run
+from comodal.study.evaluating import evaluate_run
+from comodal.study.predicting import predict_cases
+from comodal.study.study import StudyResult, run_study
+from comodal.training.events import Clock, Emit, Progress, Said, Table, silent
+from comodal.training.plan import InitResult, plan
+from comodal.training.train import train_run
+
+if TYPE_CHECKING:
+    PathLike = Path | str
+
+DEMO_STUDY = """\
+# The demonstration: two networks, trained alike but for modality dropout, on a brain phantom with four MRI sequences.
+cohort: cohort.csv
+methods:
+  - name: unet
+    config: {width: 8, levels: 4, steps: 700, rate: 0.003}
+  - name: moddrop
+    config: {width: 8, levels: 4, steps: 700, rate: 0.003}
+reference: unet
+data: {spatial_dims: 3, patch: [32, 32, 32], draws_per_case: 4}
+splits: {fractions: [0.55, 0.1, 0.35]}
+training: {batch_size: 4, device: cpu, validations: 4, overlap: 0.25}
+"""
+
+
+def phantom(
+    name: str,
+    out: PathLike,
+    *,
+    cases: int | None = None,
+    size: int | None = None,
+    seed: int | None = None,
+    missing: str | None = None,
+    rates: Mapping[str, float] | None = None,
+    release: str | None = None,
+    on_event: Emit = silent,
+) -> Path:
+    """Writes a synthetic cohort on disk, in the layout of the data set that it stands for, and indexes it.
+
+    Args:
+        name: Key of PHANTOMS ("brain").
+        out: Folder to write; the files go into `out/files`, the cohort beside it.
+        cases: How many subjects.
+        size: Voxels along each side.
+        seed: Case k depends on (seed, k) only.
+        missing: "none", "random", "imbalanced" or "site".
+        rates: {modality: share of subjects that lack it}.
+        release: "2020" or "2023" names and label codes.
+        on_event: Listener.
+
+    Returns:
+        The cohort.csv.
+
+    Raises:
+        ConfigError: Unknown phantom, or a value out of range.
+    """
+    write, schema = phantoms.load_phantom(name)
+    out = Path(out)
+    given = {"cases": cases, "size": size, "seed": seed, "missing": missing, "rates": rates, "release": release}
+    clock: list[Clock] = []
+
+    def progress(done: int, total: int) -> None:
+        clock[:] = clock or [Clock(total)]
+        on_event(Progress("writing the phantom", done, total, clock[0].left(done)))
+
+    settings = validated(schema, {k: v for k, v in given.items() if v is not None}, f"phantom {name}")
+    write(out / "files", settings, on_progress=progress)
+    return _saved(index(phantoms.PHANTOMS[name].layout, out / "files"), out / "cohort.csv")
+
+
+def index(layout: str, root: PathLike, out: PathLike | None = None) -> Cohort:
+    """Scans a folder (or, for the layout "csv", a table) into a cohort.
+
+    Args:
+        layout: Key of the layouts' table.
+        root: The data set's folder, or the user's own CSV.
+        out: Where to write cohort.csv; its yaml stands beside it.
+
+    Returns:
+        The cohort.
+
+    Raises:
+        ConfigError: Unknown layout or missing folder.
+        DataError: What lies there is not of this layout.
+    """
+    cohort = data.index(layout, Path(root))
+    if out is not None:
+        _saved(cohort, Path(out))
+        return Cohort.load(Path(out))
+    return cohort
+
+
+def _saved(cohort: Cohort, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return cohort.save(path)
+
+
+def check(cohort: PathLike) -> CheckReport:
+    """Reads every file of a cohort to its last byte; see `comodal.data.integrity`."""
+    return check_cohort(Cohort.load(Path(cohort)))
+
+
+def init(
+    method: str, cohort: PathLike, *, out: PathLike | None = None, minutes: float | None = None, spatial_dims: int | None = None
+) -> InitResult:
+    """A complete configuration for these data and this machine; see `comodal.training.plan`.
+
+    Args:
+        method: Key of METHODS.
+        cohort: The cohort.csv.
+        out: Where to write the YAML; the cohort's path in it is relative to this file.
+        minutes: How long training may take here.
+        spatial_dims: 2 or 3 to override the choice.
+
+    Returns:
+        The configuration and its commented text.
+    """
+    made = plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims)
+    if out is None:
+        return made
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(message("--out", "be a new file", str(out), do="Choose another name, or delete it"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    relative = os.path.relpath(Path(cohort).resolve(), out.resolve().parent)
+    text = made.text.replace(f"cohort: {cohort}", f"cohort: {Path(relative).as_posix()}", 1)
+    out.write_text(text, encoding="utf-8")
+    return InitResult(made.config, text)
+
+
+def train(
+    config: PathLike,
+    *,
+    out: PathLike,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    init: PathLike | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    on_event: Emit = silent,
+) -> Run:
+    """Trains a method as a configuration says; see `comodal.training.train.train_run`.
+
+    Args:
+        config: YAML file.
+        out: The run folder to write.
+        overrides: "training.seed=3".
+        resume: Go on where a killed training of `out` stopped.
+        init: A run whose weights to start from.
+        device: "auto", "cpu" or "cuda", instead of the configuration's.
+        devices: Number of processes, instead of the configuration's.
+        on_event: Listener.
+
+    Returns:
+        The finished run.
+    """
+    more = [f"training.device={device}"] if device else []
+    more += [f"training.devices={devices}"] if devices else []
+    loaded = load_config(Path(config), [*overrides, *more])
+    return train_run(loaded, Path(out), resume=resume, init=Path(init) if init is not None else None, emit=on_event)
+
+
+def evaluate(
+    run: PathLike | Run,
+    *,
+    split: str = "test",
+    subsets: str = "all",
+    use: Sequence[str] | None = None,
+    cohort: PathLike | None = None,
+    device: str = "auto",
+    on_event: Emit = silent,
+) -> Results:
+    """Metrics for every subset of modalities, written to `RUN/results/<split>.json`; see `evaluate_run`."""
+    other = Cohort.load(Path(cohort)) if cohort is not None else None
+    return evaluate_run(_run(run), split=split, subsets=subsets, use=use, cohort=other, device=device, emit=on_event)
+
+
+def predict(
+    run: PathLike | Run,
+    *,
+    out: PathLike,
+    inputs: Mapping[str, PathLike] | None = None,
+    cohort: PathLike | None = None,
+    use: Sequence[str] | None = None,
+    regions: bool = False,
+    probabilities: bool = False,
+    device: str = "auto",
+    on_event: Emit = silent,
+) -> list[Written]:
+    """Predicts from whatever there is, in the geometry of the input.
+
+    Args:
+        run: A finished run.
+        out: Folder for the predictions.
+        inputs: {modality: file} of one patient; or
+        cohort: a cohort.csv.
+        use: Only these modalities are read; None is all that are there.
+        regions: Also write each region as a map.
+        probabilities: Also write probabilities.
+        device: "auto", "cpu" or "cuda".
+        on_event: Listener.
+
+    Returns:
+        What was written, case by case.
+
+    Raises:
+        ConfigError: An unknown modality.
+        DataError: A file is missing or damaged, or a case has no usable modality.
+    """
+    loaded = _run(run)
+    source = Cohort.load(Path(cohort)) if cohort is not None else _one_patient(loaded, inputs or {})
+    return predict_cases(
+        loaded, source, use=use, out=Path(out), regions=regions, probabilities=probabilities, device=device, emit=on_event
+    )
+
+
+def _run(run: PathLike | Run) -> Run:
+    return run if isinstance(run, Run) else Run.load(Path(run))
+
+
+def _one_patient(run: Run, inputs: Mapping[str, PathLike]) -> Cohort:
+    """A cohort of one case made of files anywhere on this machine."""
+    names = run.problem.names
+    for name in inputs:
+        if name not in names:
+            raise ConfigError(message("--input", "name a modality of the run", repr(name), do=nearest(name, names)))
+    if not inputs:
+        raise ConfigError(message("predict", "get at least one modality", "none", do=f"Give one of: {', '.join(names)}"))
+    files = {name: Path(file).resolve() for name, file in inputs.items()}
+    for name, file in files.items():
+        if not file.exists():
+            do = "Check the path, or leave this modality out"
+            raise DataError(message("--input", "name a file that exists", str(inputs[name]), modality=name, do=do))
+    root = Path(os.path.commonpath([str(file.parent) for file in files.values()]))
+    cells = {name: file.relative_to(root).as_posix() for name, file in files.items()}
+    return Cohort.build(run.cohort.meta, [Case.build("prediction", cells=cells)], root)
+
+
+def report(runs: PathLike | Sequence[PathLike], *, out: PathLike, title: str | None = None) -> Path:
+    """One self-contained HTML page of one or several runs; a study's folder stands for all its runs."""
+    from comodal.reporting.page import write_page
+
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    folders: list[Path] = []
+    for path in map(Path, given):
+        inner = sorted((path / "runs").glob("*/config.yaml")) if (path / "runs").is_dir() else []
+        folders += [file.parent for file in inner] or [Run.load(path).path]
+    return write_page(folders, Path(out), title=title)
+
+
+def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:
+    """Methods x seeds x folds, resumable; writes `table.md` and `page.html` into `out`.
+
+    Args:
+        config: study.yaml.
+        out: Folder of the study.
+        on_event: Listener; at the end it hears the table.
+
+    Returns:
+        All runs and results.
+    """
+    from comodal.reporting.page import write_page
+    from comodal.reporting.tables import markdown_table, terminal_table
+
+    result = run_study(Path(config), Path(out), emit=on_event)
+    order = {result.reference: result.results[result.reference], **result.results}
+    table = combine(order, modalities=Run.load(next(iter(result.runs.values()))[0]).problem.names)
+    (result.out / "table.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
+    plain = terminal_table(table)
+    on_event(Table(plain.caption, plain.columns, plain.rows))
+    folders = [folder for label in order for folder in result.runs[label]]
+    page = write_page(folders, result.out / "page.html")
+    on_event(Said("info", f"page: {page}"))
+    return result
+
+
+def demo(out: PathLike, *, on_event: Emit = silent) -> Path:
+    """The whole story on a phantom: cohort, check, two networks, all-subsets table, page.
+
+    Args:
+        out: Folder; what is there already is not made again.
+        on_event: Listener.
+
+    Returns:
+        The page.
+    """
+    out = Path(out)
+    cohort = out / "cohort.csv"
+    if not cohort.is_file():
+        on_event(Said("info", "writing a brain phantom: 40 subjects with FLAIR, T1, T1ce and T2, in the layout of BraTS 2020"))
+        phantom("brain", out, cases=40, size=48, seed=0, missing="random", on_event=on_event)
+    report_ = check(cohort)
+    errors = [defect for defect in report_.defects if defect.level == "error"]
+    on_event(Said("info", f"checked every file to its last byte: {len(report_.defects)} remarks, {len(errors)} errors"))
+    if not (out / "study.yaml").is_file():
+        (out / "study.yaml").write_text(DEMO_STUDY, encoding="utf-8")
+    study(out / "study.yaml", out=out, on_event=on_event)
+    return out / "page.html"

@@ -1,0 +1,51 @@
+"""`comodal predict`: predicts from whatever modalities there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comodal.cli.answer import Answer
+from comodal.cli.console import table
+from comodal.cli.options import Device, RunFolder, Use, assignments, check_device, names
+from comodal.errors import ConfigError, message
+
+
+def predict(
+    run: RunFolder,
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the predictions.")],
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="One modality of one patient (repeatable).")
+    ] = None,
+    cohort: Annotated[Path | None, typer.Option("--cohort", metavar="CSV", help="Predict every case of a cohort.")] = None,
+    use: Use = None,
+    regions: Annotated[bool, typer.Option("--regions", help="Also write one map for each region.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities.")] = False,
+    device: Device = "auto",
+) -> Answer:
+    """Predicts from any subset; output in the input's geometry, with the data set's own label codes."""
+    inputs = assignments(input_ or [], option="--input", example="flair=a.nii.gz")
+    if bool(inputs) == (cohort is not None):
+        got = "both" if inputs else "neither"
+        do = "Type --input flair=a.nii.gz for one patient, or --cohort cohort.csv for many"
+        raise ConfigError(message("comodal predict", "get either --input or --cohort", got, do=do))
+    wanted = names(use, option="--use")
+    check_device(device)
+    from comodal import api
+
+    written = api.predict(
+        run,
+        inputs={name: Path(file) for name, file in inputs.items()} or None,
+        cohort=cohort,
+        use=wanted,
+        out=out,
+        regions=regions,
+        probabilities=probabilities,
+        device=device,
+    )
+    rows = [(item.subject, "+".join(item.used), " ".join(str(file) for file in item.files)) for item in written]
+    show = [table("", ("subject", "used", "files"), rows), f"Predictions: {out}"]
+    return Answer({"out": out, "predictions": written}, show=show)

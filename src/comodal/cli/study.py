@@ -1,0 +1,24 @@
+"""`comodal study`: methods x seeds x folds, one table, paired statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comodal.cli.answer import Answer
+from comodal.cli.console import Console
+
+
+def study(
+    config: Annotated[Path, typer.Argument(metavar="STUDY", help="A study.yaml.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the runs and the table.")],
+    console: Console,
+) -> Answer:
+    """Trains and compares methods over seeds and folds; typed again, it goes on where it was interrupted."""
+    from comodal import api
+
+    result = api.study(config, out=out, on_event=console.on_event)
+    return Answer({"out": out, "study": result}, show=[f"Study: {out}"])

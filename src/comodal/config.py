@@ -1,0 +1,251 @@
+"""The configuration of a run: one validated schema that data, training and the run folder share.
+
+A YAML file fills it, `--set training.seed=3` overrides the file, unknown keys are errors, and the resolved whole is written into
+the run before the first step. It lies below `run` and above everything that it configures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from comodal.data.cohort import Cohort
+from comodal.data.preprocessing import PreprocessingConfig
+from comodal.data.splits import SplitConfig
+from comodal.errors import ConfigError, message, nearest
+from comodal.method import Method, MethodConfig, Problem
+from comodal.methods import load_method
+from comodal.modality import Modality, Target
+
+MAX_CONFIG_BYTES = 1_000_000
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T", Modality, Target)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """What the networks see."""
+
+    modalities: tuple[str, ...] | None = Field(None, description="which modalities, null for all of the cohort")
+    targets: tuple[str, ...] | None = Field(None, description="which targets, null for all of the cohort")
+    spatial_dims: Literal[2, 3] = Field(3, description="2 trains on slices, 3 on volumes")
+    patch: tuple[int, ...] = Field((), description="size of a training patch in voxels; empty where nothing is an image")
+    spacing: Literal["native"] | tuple[float, float, float] = Field("native", description="voxel size in mm")
+    normalise: Literal["auto"] | dict[str, str] = Field("auto", description="per modality: zscore, zscore-nonzero, ct, unit, none")
+    resize: tuple[int, ...] | None = Field(None, description="pictures are resized to this many pixels; null crops or pads")
+    augment: Literal["nnunet", "none"] = "nnunet"
+    draws_per_case: int = Field(8, ge=1, description="patches or slices drawn from each case in an epoch")
+    cache: str | None = Field(None, description="folder of preprocessed arrays; null is the run's own folder")
+
+    def preprocessing(self) -> PreprocessingConfig:
+        """The part that `Preparer` needs."""
+        return PreprocessingConfig.model_validate({"spacing": self.spacing, "normalise": self.normalise, "resize": self.resize})
+
+
+class TrainingConfig(_Section):
+    """How the loop runs, whatever the method."""
+
+    seed: int = Field(0, ge=0)
+    batch_size: int = Field(4, ge=1, description="cases or patches per step, over all processes together")
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes (DDP where more than one)")
+    threads: int | None = Field(None, ge=1, description="torch threads; null leaves torch's own choice")
+    clip: float | None = Field(12.0, gt=0, description="largest gradient norm, 12 as in nnU-Net; null does not clip")
+    validations: int = Field(10, ge=0, description="validations per stage, evenly spaced; 0 keeps the last weights")
+    validate_on: Literal["complete", "subsets"] = Field(
+        "complete", description="choose weights by cases with all they have, or by the mean over all subsets"
+    )
+    overlap: float = Field(0.5, ge=0, lt=1, description="overlap of sliding windows")
+    workers: int = Field(0, ge=0, description="processes that load data; 0 loads in the training process")
+    checkpoint_steps: int = Field(200, ge=1, description="steps between two checkpoints for --resume")
+    tensorboard: bool = Field(False, description="also write TensorBoard files (extra 'tensorboard')")
+
+
+class RunConfig(_Section):
+    """Everything that a run is."""
+
+    cohort: str = Field(description="cohort.csv, relative to this file")
+    method: dict[str, Any] = Field(description="name, and the method's own keys")
+    data: DataConfig = DataConfig()
+    splits: SplitConfig = SplitConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @property
+    def method_name(self) -> str:
+        """Key of METHODS."""
+        return str(self.method.get("name", ""))
+
+    def method_class(self) -> type[Method]:
+        """Class of the method; only names of METHODS are imported."""
+        return load_method(self.method_name)
+
+    def method_config(self) -> MethodConfig:
+        """The method's own validated configuration."""
+        values = {key: value for key, value in self.method.items() if key != "name"}
+        return validated(self.method_class().Config, values, "method")
+
+    def resolved(self) -> RunConfig:
+        """The same with every default of the method written out."""
+        return self.model_copy(update={"method": {"name": self.method_name, **self.method_config().model_dump(mode="json")}})
+
+    def to_yaml(self) -> str:
+        """The whole as YAML."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def validated(model: type[M], values: Any, where: str) -> M:
+    """Validates plain values; every mistake becomes one message that names key, rule and value.
+
+    Args:
+        model: The schema.
+        values: What was read.
+        where: Prefix of the keys in messages, e.g. "method" or "config".
+
+    Raises:
+        ConfigError: With all mistakes, one per line.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, item, where) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str:
+    path = [str(part) for part in item["loc"]]
+    owner = ".".join([where, *path])
+    got = repr(item.get("input"))[:80]
+    if item["type"] == "extra_forbidden":
+        fields = _fields(model, path[:-1])
+        return message(owner, "be a known key", repr(path[-1]), do=nearest(path[-1], fields))
+    if item["type"] == "missing":
+        return message(owner, "be given", "nothing", do=f"Add the key {path[-1]}")
+    rule = str(item["msg"]).lower().removeprefix("input should ").removeprefix("value error, ")
+    return message(owner, rule, got, do=f"Correct {owner}")
+
+
+def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Plain values of a YAML file; tags, damage, excessive depth and size are refused.
+
+    Raises:
+        ConfigError: The file is missing or not plain YAML.
+    """
+    if not path.is_file():
+        raise ConfigError(message(what, "be a file that exists", path.name, file=str(path), do="Check the path"))
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(message(what, f"be smaller than {MAX_CONFIG_BYTES} bytes", path.stat().st_size, do="Check the file"))
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(message(what, "be plain YAML", reason, file=str(path), do="Correct the file")) from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Applies "a.b=c" to nested plain values; c is read as YAML.
+
+    >>> apply_overrides({"training": {"seed": 0}}, ["training.seed=3"])
+    {'training': {'seed': 3}}
+    """
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        if not sign or not key:
+            raise ConfigError(message("--set", "be of the form a.b=value", repr(item), do="For instance --set training.seed=3"))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(message(f"--set {key}", "have a plain YAML value", repr(text), do="Quote the value")) from None
+        at = values
+        *parents, last = key.split(".")
+        for part in parents:
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise ConfigError(message(f"--set {key}", "name a key", repr(part), do=f"{part} has no keys below it"))
+        at[last] = value
+    return values
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads, overrides, validates and resolves a configuration; the cohort's path becomes absolute.
+
+    Raises:
+        ConfigError: For every mistake at once, with the nearest known key.
+    """
+    values = read_yaml(path, "config")
+    if not isinstance(values, dict):
+        raise ConfigError(message("config", "be a mapping of keys", type(values).__name__, file=str(path), do="Start from comodal init"))
+    config = validated(RunConfig, apply_overrides(values, overrides), "config")
+    cohort = Path(config.cohort)
+    absolute = cohort if cohort.is_absolute() else path.resolve().parent / cohort
+    return config.model_copy(update={"cohort": str(absolute)}).resolved()
+
+
+def choose(have: Sequence[T], wanted: Sequence[str] | None, what: str) -> tuple[T, ...]:
+    """The items of these names in the cohort's order; an unknown name is refused with the nearest known ones."""
+    names = [item.name for item in have]
+    for name in wanted or ():
+        if name not in names:
+            raise ConfigError(message(what, "name columns of the cohort", repr(name), do=nearest(name, names)))
+    return tuple(item for item in have if wanted is None or item.name in wanted)
+
+
+def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0) -> Problem:
+    """What the method is built for: the chosen modalities and targets of the cohort, at the chosen patch.
+
+    Raises:
+        ConfigError: An unknown name, a patch of the wrong length, or a method that cannot do this task.
+    """
+    data = config.data
+    problem = Problem(
+        modalities=choose(cohort.modalities, data.modalities, "data.modalities"),
+        targets=choose(cohort.targets, data.targets, "data.targets"),
+        spatial_dims=data.spatial_dims,
+        patch=tuple(data.patch),
+        vocabulary=vocabulary,
+    )
+    images = any(m.kind == "image" for m in problem.modalities)
+    if images and len(data.patch) != data.spatial_dims:
+        raise ConfigError(
+            message("data.patch", f"have {data.spatial_dims} sides, one per dimension", tuple(data.patch), do="Correct data.patch")
+        )
+    return problem
+
+
+def build_method(config: RunConfig, problem: Problem) -> Method:
+    """The method, with weights from torch's present seed.
+
+    Raises:
+        ConfigError: The method cannot do this problem.
+    """
+    method = config.method_class()(problem, config.method_config())
+    needs = method.requires
+    kinds = {m.kind for m in problem.modalities}
+    if problem.task not in needs.tasks:
+        raise ConfigError(message(f"method {config.method_name}", f"be for {problem.task}", needs.tasks, do="See comodal methods"))
+    if not kinds <= set(needs.kinds):
+        odd = ", ".join(m.name for m in problem.modalities if m.kind not in needs.kinds)
+        do = f"Leave {odd} out of data.modalities or choose another method"
+        raise ConfigError(message(f"method {config.method_name}", f"be able to read {sorted(kinds)}", needs.kinds, do=do))
+    missing = [name for name in needs.at_training or () if name not in problem.names]
+    if missing:
+        raise ConfigError(message(f"method {config.method_name}", "get the modalities it needs", f"no {missing}", do="Add them"))
+    return method

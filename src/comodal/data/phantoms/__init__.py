@@ -1,0 +1,64 @@
+"""PHANTOMS: every synthetic cohort by its name. The table is literal, so that listing it imports nothing heavy.
+
+A phantom is written to disk in the layout of the public data set that it stands for, and then goes the same way as that data
+set: index, check, train. What a model learns on a phantom says nothing about patients.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from comodal.errors import ConfigError, message, nearest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One line of the table.
+
+    Attributes:
+        function: "module:function", called as `function(out, config, on_progress=None)`.
+        config: "module:Class" of its configuration.
+        layout: The name of the layout that indexes what it wrote.
+        summary: One sentence.
+    """
+
+    function: str
+    config: str
+    layout: str
+    summary: str
+
+
+PHANTOMS: dict[str, Phantom] = {
+    "brain": Phantom(
+        function="comodal.data.phantoms.brain:write_brain",
+        config="comodal.data.phantoms.brain:BrainPhantom",
+        layout="brats",
+        summary="Skull-stripped brains with nested tumours in FLAIR, T1, T1ce and T2, as in BraTS.",
+    ),
+}
+
+
+def load_phantom(name: str) -> tuple[Callable[..., None], type[BaseModel]]:
+    """The function that writes a phantom of PHANTOMS, and the class of its configuration.
+
+    Args:
+        name: A key of PHANTOMS.
+
+    Raises:
+        ConfigError: The name is unknown; the message lists the nearest known ones.
+    """
+    if name not in PHANTOMS:
+        raise ConfigError(message("phantom", "be a known phantom", repr(name), do=nearest(name, PHANTOMS)))
+    function, config = (_load(path) for path in (PHANTOMS[name].function, PHANTOMS[name].config))
+    return function, config
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,206 @@
+"""The layout of one's own folder: a CSV with a column `subject` and one column of paths for each modality and target.
+
+Paths are relative to the folder of the CSV. What a column is, is inferred from its name and its files, and every inference is written
+into `meta.notes` and into the yaml, where it can be corrected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
+from comodal.data.formats_picture import SLICE_SUFFIXES
+from comodal.data.geometry import Header
+from comodal.data.reading import label_codes, read_features, read_header, read_volume
+from comodal.data.tables import read_table
+from comodal.errors import ConfigError, DataError, message, nearest
+
+TARGET_WORDS = ("seg", "segmentation", "label", "labels", "mask", "lesion", "target", "diagnosis", "class")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", *SLICE_SUFFIXES)
+MAX_CLASSES = 50
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table, with what is in it. cells: {subject: cell} of those that are not blank."""
+
+    name: str
+    cells: dict[str, str]
+    root: Path
+
+    @property
+    def is_target(self) -> bool:
+        """True where a word of the name says so: `seg`, `tumour_mask`, `diagnosis`."""
+        return any(word in TARGET_WORDS for word in re.split(r"[^a-z]+", self.name.lower()))
+
+    @property
+    def kind(self) -> str:
+        """"image", "text", "features" or "" (not paths), from the suffixes and from folders that exist."""
+        kinds = {_kind(cell, self.root) for cell in self.cells.values()}
+        return kinds.pop() if len(kinds) == 1 else "mixed" if kinds - {""} else ""
+
+
+def index(root: Path) -> Cohort:
+    """Makes a cohort of a table.
+
+    Columns `subject, session, group, site, split` have their meaning in every cohort. A column with one of `TARGET_WORDS` in its
+    name is a target: one region for each label value in its files, or classes where its cells are not paths. Other columns of
+    paths are modalities; columns of anything else are left out, with a note.
+
+    Args:
+        root: The CSV.
+
+    Returns:
+        The cohort; its root is the folder of the CSV.
+
+    Raises:
+        ConfigError: `root` is not a CSV.
+        DataError: No column `subject`, no modality, a file that does not exist, or a column that mixes kinds of files.
+    """
+    if not root.is_file() or root.suffix.lower() not in (".csv", ".txt", ".tsv"):
+        do = "Give the table: comodal index csv mytable.csv --out cohort.csv"
+        raise ConfigError(message("ROOT", "be a CSV file for the layout csv", root.name, do=do, file=str(root)))
+    names, rows = read_table(root)
+    renamed, notes = _names(names, root)
+    folder = root.parent
+    subjects = [row[names[renamed.index("subject")]] for row in rows]
+    columns = []
+    for old, new in zip(names, renamed, strict=True):
+        if new not in RESERVED:
+            cells = {f"{subject}, row {i}": row[old] for i, (subject, row) in enumerate(zip(subjects, rows, strict=True), 1) if row[old]}
+            columns.append(Column(new, cells, folder))
+    modalities, targets = _specs(columns, notes)
+    if not modalities:
+        do = f"Add a column with paths relative to {folder}"
+        raise DataError(message("table", "have at least one modality: a column of paths", ", ".join(names), do=do, file=str(root)))
+    meta = CohortMeta(layout="csv", root=str(folder), modalities=modalities, targets=targets, notes=notes)
+    kept = {spec.name for spec in meta.columns}
+    return Cohort.build(meta, _cases(names, renamed, rows, kept), folder)
+
+
+def _names(names: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
+    """Column names as a cohort can have them."""
+    notes, renamed = [], []
+    for name in names:
+        new = name.lower() if name.lower() in RESERVED else re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_")
+        if not new or new in renamed:
+            do = "Rename the column with letters, digits, '_' and '-'"
+            raise DataError(message("table", "have distinct plain column names", repr(name), do=do, file=str(root)))
+        if new != name:
+            notes.append(f"column {name!r} is called {new}")
+        renamed.append(new)
+    if "subject" not in renamed:
+        do = "Name the column that identifies the patient `subject`. " + nearest("subject", names)
+        raise DataError(message("table", "have a column `subject`", ", ".join(names), do=do, file=str(root)))
+    return renamed, notes
+
+
+def _cases(names: Sequence[str], renamed: Sequence[str], rows: list[dict[str, str]], kept: set[str]) -> list[Case]:
+    cases = []
+    for row in rows:
+        by_name = {new: row[old] for old, new in zip(names, renamed, strict=True)}
+        known = {name: by_name[name] for name in RESERVED if name in by_name}
+        cases.append(Case.build(known.pop("subject"), cells={n: c for n, c in by_name.items() if n in kept}, **known))
+    return cases
+
+
+def _kind(cell: str, root: Path) -> str:
+    lower = cell.lower()
+    if lower.endswith(IMAGE_SUFFIXES) or (root / cell).is_dir():
+        return "image"
+    return "text" if lower.endswith(".txt") else "features" if lower.endswith(".npy") else ""
+
+
+def _specs(columns: Sequence[Column], notes: list[str]) -> tuple[list[ModalitySpec], list[TargetSpec]]:
+    modalities, targets = [], []
+    first_grid: Header | None = None
+    for column in columns:
+        if not column.cells:
+            notes.append(f"column {column.name} is blank everywhere and was left out")
+            continue
+        kind = column.kind
+        if kind == "mixed" or (column.is_target and kind in ("text", "features")):
+            do = "Give each kind of file its own column; class names go without a suffix"
+            got = f"{sorted({Path(cell).suffix or cell for cell in column.cells.values()})[:5]} in column {column.name}"
+            raise DataError(message("table", "hold one kind of file in each column", got, do=do))
+        if kind:
+            _check_exist(column)
+        if column.is_target:
+            targets.append(_regions(column, notes) if kind else _classes(column, notes))
+        elif not kind:
+            notes.append(f"column {column.name} was left out: its cells are not paths of images, .txt or .npy files")
+        elif kind == "image":
+            spec, header = _image(column, first_grid, notes)
+            first_grid = first_grid or header
+            modalities.append(spec)
+        else:
+            modalities.append(_vector_or_text(column, kind, notes))
+    return modalities, targets
+
+
+def _check_exist(column: Column) -> None:
+    for where, cell in column.cells.items():
+        if not (column.root / cell).exists():
+            do = "Correct the path, or blank the cell if this one is absent"
+            file = str(column.root / cell)
+            raise DataError(message("table", "list files that exist", "none", subject=where, modality=column.name, file=file, do=do))
+
+
+def _image(column: Column, first: Header | None, notes: list[str]) -> tuple[ModalitySpec, Header]:
+    """From the header of the first file. Pictures without spacing share a grid only where they have one size."""
+    where, cell = next(iter(column.cells.items()))
+    header = read_header(column.root / cell, subject=where, modality=column.name)
+    flat = header.shape[2] == 1 and not header.has_spacing
+    same = first is None or (header.has_spacing and first.has_spacing) or header.shape == first.shape
+    spec = ModalitySpec(
+        name=column.name, spatial_dims=2 if flat else 3, channels=header.channels, grid="grid" if same else column.name
+    )
+    size = " x ".join(map(str, header.shape[:2] if flat else header.shape))
+    notes.append(f"{column.name}: {spec.spatial_dims}-D image with {spec.channels} channel(s), {size} in the first case")
+    if not same:
+        notes.append(f"{column.name}: taken as not co-registered with the first image, since sizes differ; see `grid` in the yaml")
+    return spec, header
+
+
+def _vector_or_text(column: Column, kind: str, notes: list[str]) -> ModalitySpec:
+    if kind == "text":
+        notes.append(f"{column.name}: text")
+        return ModalitySpec(name=column.name, kind="text", spatial_dims=0, grid=column.name)
+    where, cell = next(iter(column.cells.items()))
+    length = len(read_features(column.root / cell, subject=where, modality=column.name))
+    notes.append(f"{column.name}: vector of {length} features")
+    return ModalitySpec(name=column.name, kind="features", spatial_dims=0, channels=length, grid=column.name)
+
+
+def _regions(column: Column, notes: list[str]) -> TargetSpec:
+    """One region for each value other than 0 in any of the label maps."""
+    codes: set[int] = set()
+    for where, cell in column.cells.items():
+        path = column.root / cell
+        volume = read_volume(path, subject=where, modality=column.name)
+        codes |= {code for code in label_codes(volume, path=path, subject=where, modality=column.name) if code}
+        if len(codes) > MAX_CLASSES:
+            do = "Save label maps without loss (not as JPEG), or rename the column if it holds images"
+            got, file = f"more than {MAX_CLASSES}", str(path)
+            raise DataError(message("label map", "hold few values", got, subject=where, modality=column.name, file=file, do=do))
+    if not codes:
+        do = "Remove the column, or check that the files are label maps"
+        raise DataError(message("label map", "have a value other than 0 in some case", "0 only", modality=column.name, do=do))
+    ordered = sorted(codes)
+    notes.append(f"{column.name}: target with one region for each label value, {', '.join(map(str, ordered))}")
+    return TargetSpec(
+        name=column.name, kind="regions", classes=[f"label-{c}" for c in ordered], codes=[[c] for c in ordered], paint=ordered
+    )
+
+
+def _classes(column: Column, notes: list[str]) -> TargetSpec:
+    classes = sorted(set(column.cells.values()))
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        do = "Rename the column if it is not a target: " + ", ".join(TARGET_WORDS) + " in a name mean one"
+        got = f"{len(classes)} ({', '.join(classes[:3])})"
+        raise DataError(message("table", f"have 2 to {MAX_CLASSES} classes in a target", got, modality=column.name, do=do))
+    notes.append(f"{column.name}: target with the classes {', '.join(classes)}")
+    return TargetSpec(name=column.name, kind="class", classes=classes)

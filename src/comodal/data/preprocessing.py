@@ -1,0 +1,348 @@
+"""`Preparer`: from the files of a case to arrays on one grid, each modality from its own file alone.
+
+No crop box, mask or statistic of one modality touches another: an image is normalised on its own voxels, before resampling, and
+resampled once, onto the grid of the first present modality of its `grid` group in the cohort's order. Only the files of the
+modalities in use are opened, or even looked at.
+
+Axis letters: C channels, X Y Z voxels in RAS array order (a picture has Z = 1), K regions or classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from comodal.batch import Bag, Value
+from comodal.data.cache import Cache, stamp
+from comodal.data.cohort import Case, Cohort, ModalitySpec, TargetSpec
+from comodal.data.geometry import Array, Header
+from comodal.data.grid import Grid, resample_mask, resample_to
+from comodal.data.normalisation import CtNumbers, Fitted, PreprocessingConfig, Scheme, fit, normalise
+from comodal.data.reading import read_features, read_header, read_text, read_volume
+from comodal.data.targets import class_target, encode_mask
+from comodal.errors import ConfigError, DataError, message, nearest
+from comodal.modality import Modality, Target
+
+if TYPE_CHECKING:
+    from comodal.data.text import Tokenizer
+
+__all__ = [
+    "CtNumbers",
+    "Fitted",
+    "Grid",
+    "PreparedCase",
+    "Preparer",
+    "PreprocessingConfig",
+    "Scheme",
+    "fit",
+    "normalise",
+    "resample_to",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case as arrays. Arrays may be mapped from disk and must not be written to.
+
+    Attributes:
+        case: Its row of the cohort.
+        grid: Of the first present image and of the segmentation targets; None where no image is in use.
+        grids: {grid name: Grid} of all images, the first one first.
+        images: {modality: (C, X, Y, Z) float32}, each on the grid of its group.
+        values: {modality: Text | Bag | (F,) float32 tensor} of the others.
+        targets: {target: array}: regions (K, X, Y, Z) uint8, labels (X, Y, Z) int64, class and ordinal () int64, multilabel
+            (K,) float32.
+        labelled: {target: () bool}, True for each of `targets`.
+        keys: {target: what its array was made from}, for caching what is derived from it.
+    """
+
+    case: Case
+    grid: Grid | None
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+    images: Mapping[str, Array] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
+    targets: Mapping[str, Array] = field(default_factory=dict)
+    labelled: Mapping[str, Array] = field(default_factory=dict)
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """The first present image of a grid group: where its voxels lie, and where those of the group shall lie."""
+
+    modality: str
+    native: Grid
+    grid: Grid
+    has_spacing: bool
+
+
+class Preparer:
+    """Prepares cases. Light and picklable: it opens nothing until it is asked for a case.
+
+    Args:
+        cohort: Has the files.
+        config: How files become arrays.
+        modalities: Names of those of the problem; the cohort's order counts.
+        targets: Names of those of the problem.
+        fitted: What was learned from the training cases.
+        cache: Folder for prepared arrays; None prepares anew each time.
+        spatial_dims: 2 or 3, what the networks see. With 2, cached volumes are laid out slice by slice.
+        tokenizer: For text modalities.
+
+    Raises:
+        ConfigError: A name is not in the cohort, or a text modality has no tokenizer.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        config: PreprocessingConfig,
+        *,
+        modalities: Sequence[str],
+        targets: Sequence[str] = (),
+        fitted: Fitted | None = None,
+        cache: Path | str | None = None,
+        spatial_dims: int = 3,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        _check_names("data.modalities", modalities, [m.name for m in cohort.modalities])
+        _check_names("data.targets", targets, [t.name for t in cohort.targets])
+        config.check_names([m.name for m in cohort.modalities])
+        self.cohort = cohort
+        self.config = config
+        self.modalities: tuple[Modality, ...] = tuple(m for m in cohort.modalities if m.name in set(modalities))
+        self.targets: tuple[Target, ...] = tuple(t for t in cohort.targets if t.name in set(targets))
+        self.fitted = fitted or Fitted()
+        self.cache = None if cache is None else Cache(cache)
+        self.spatial_dims = spatial_dims
+        self.tokenizer = tokenizer
+        self._headers: dict[tuple[str, str], tuple[str, Header]] = {}
+        for modality in self.modalities:
+            if modality.kind == "text" and tokenizer is None:
+                do = "Fit one on the training reports, or load that of the run"
+                raise ConfigError(message("Preparer.tokenizer", "be given for texts", None, modality=modality.name, do=do))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_headers": {}}
+
+    def present(self, case: Case, use: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Names of the modalities that this case has, of those in `use` (all by default), in the cohort's order.
+
+        Raises:
+            ConfigError: `use` has a name that is not one of the problem.
+        """
+        names = [m.name for m in self.modalities]
+        wanted = set(names if use is None else use)
+        _check_names("use", sorted(wanted), names)
+        return tuple(name for name in names if name in wanted and name in case.cells)
+
+    def grid(self, case: Case, use: Iterable[str] | None = None) -> Grid | None:
+        """Where the prepared arrays lie when these modalities are used; None without an image. Reads one header."""
+        return next((r.grid for r in self._references(case, self.present(case, use), first_only=True).values()), None)
+
+    def grids(self, case: Case, use: Iterable[str] | None = None) -> dict[str, Grid]:
+        """The grid of each group of co-registered images; reads one header for each group."""
+        return {name: r.grid for name, r in self._references(case, self.present(case, use)).items()}
+
+    def case(self, case: Case, *, use: Iterable[str] | None = None, with_targets: bool = True) -> PreparedCase:
+        """Prepares a case.
+
+        Args:
+            case: A row of the cohort.
+            use: Only these modalities are read, as far as they are present; all of the problem by default.
+            with_targets: Whether the targets are read.
+
+        Returns:
+            The case, with what it has of these.
+
+        Raises:
+            DataError: It has none of these modalities, or a file is damaged, or images of one grid do not overlap.
+        """
+        names = self.present(case, use)
+        if not names:
+            wanted = [m.name for m in self.modalities] if use is None else sorted(use)
+            do = "Leave the case out, or use a modality that it has"
+            rule = f"have at least one of {', '.join(wanted)}"
+            raise DataError(message("case", rule, ", ".join(sorted(case.cells)) or "nothing", subject=case.id, do=do))
+        references = self._references(case, names)
+        chosen = [m for m in self.modalities if m.name in names]
+        targets: dict[str, Array] = {}
+        keys: dict[str, tuple[str, ...]] = {}
+        first = next(iter(references.values()), None)
+        for target in self.targets if with_targets else ():
+            if target.name in case.cells:
+                targets[target.name], keys[target.name] = self._target(case, target, first)
+        return PreparedCase(
+            case=case,
+            grid=None if first is None else first.grid,
+            grids={name: r.grid for name, r in references.items()},
+            images={m.name: self._image(case, m, references[m.grid]) for m in chosen if m.kind == "image"},
+            values={m.name: self._value(case, m) for m in chosen if m.kind != "image"},
+            targets=targets,
+            labelled={name: np.array(True) for name in targets},
+            keys=keys,
+        )
+
+    def truth(self, case: Case, target: str, *, use: Iterable[str] | None = None) -> tuple[Array, Grid]:
+        """A segmentation target on the voxels of its own file, for evaluation.
+
+        Args:
+            case: A row of the cohort.
+            target: Name of a target of kind regions or labels that the case has.
+            use: As in `case`; it matters only where the mask's file knows no position and takes that of the image.
+
+        Returns:
+            Regions (K, X, Y, Z) uint8 or labels (X, Y, Z) int64, and their grid.
+        """
+        wanted = next(t for t in self.targets if t.name == target)
+        first = next(iter(self._references(case, self.present(case, use), first_only=True).values()), None)
+        native = self._native(case, target, first)
+        return self._mask(case, wanted), native
+
+    def _references(self, case: Case, names: Sequence[str], *, first_only: bool = False) -> dict[str, _Reference]:
+        found: dict[str, _Reference] = {}
+        for modality in self.modalities:
+            if modality.kind != "image" or modality.name not in names or modality.grid in found:
+                continue
+            header = self._header(case, modality.name)
+            native = Grid(header.shape, header.affine)
+            found[modality.grid] = _Reference(modality.name, native, self._wanted(native, header), header.has_spacing)
+            if first_only:
+                break
+        return found
+
+    def _wanted(self, native: Grid, header: Header) -> Grid:
+        """The grid of the configured size and spacing over the field of view of an image."""
+        if self.config.resize is not None:
+            return native.resized((*self.config.resize, native.shape[2])[:3])
+        if self.config.spacing != "native" and header.has_spacing:
+            return native.respaced(self.config.spacing)
+        return native
+
+    def _file(self, case: Case, column: str) -> tuple[Path, str, ModalitySpec | TargetSpec]:
+        path = self.cohort.file(case, column)
+        return path, stamp(path), self.cohort.spec(column)
+
+    def _header(self, case: Case, column: str) -> Header:
+        """Remembered for as long as the file does not change: sampling asks for the same headers thousands of times."""
+        path, version, spec = self._file(case, column)
+        known = self._headers.get((case.id, column))
+        if known is not None and known[0] == version:
+            return known[1]
+        header = read_header(path, files=spec.files, channel=spec.channel, subject=case.id, modality=column)
+        self._headers[case.id, column] = (version, header)
+        return header
+
+    def _native(self, case: Case, column: str, reference: _Reference | None) -> Grid:
+        """Where the voxels of a file lie. One that knows no position must have the shape of the reference and lies on it."""
+        header = self._header(case, column)
+        own = Grid(header.shape, header.affine)
+        if reference is None or (header.has_spacing and reference.has_spacing):
+            if reference is not None and not reference.native.overlaps(own):
+                do = f"Register {column} to {reference.modality}, or give it a grid of its own in cohort.yaml"
+                rule = f"overlap {reference.modality}, with which it shares a grid"
+                got = f"no common field of view; origins {_origin(own)} and {_origin(reference.native)} mm"
+                raise DataError(message("image", rule, got, subject=case.id, modality=column, do=do))
+            return own
+        if own.shape != reference.native.shape:
+            do = f"Resample {column} to {reference.modality}, or give it a grid of its own in cohort.yaml"
+            rule = f"have the shape of {reference.modality}, {reference.native.shape}, since its file knows no position"
+            if header.has_spacing:
+                rule = f"have the shape of {reference.modality}, {reference.native.shape}, whose file knows no position"
+            raise DataError(message("image", rule, own.shape, subject=case.id, modality=column, do=do))
+        return reference.native
+
+    def _image(self, case: Case, modality: Modality, reference: _Reference) -> Array:
+        native = self._native(case, modality.name, reference)
+        path, version, spec = self._file(case, modality.name)
+        scheme, numbers = self.config.scheme(modality), self.fitted.ct.get(modality.name)
+
+        def build() -> Array:
+            volume = read_volume(path, files=spec.files, channel=spec.channel, subject=case.id, modality=modality.name)
+            if volume.array.shape[0] != modality.channels:
+                do = f"Correct channels of {modality.name} in cohort.yaml"
+                rule, got = f"have {modality.channels} channels", volume.array.shape[0]
+                raise DataError(message("image", rule, got, subject=case.id, modality=modality.name, file=str(path), do=do))
+            return resample_to(normalise(volume.array, scheme, numbers), native, reference.grid)
+
+        fitted = numbers.model_dump_json() if scheme == "ct" and numbers is not None else ""
+        read = f"{spec.files}:{spec.channel}:{modality.channels}"
+        return self._cached(("image", version, read, scheme, fitted, native.key, reference.grid.key), build)
+
+    def _mask(self, case: Case, target: Target) -> Array:
+        path, _, spec = self._file(case, target.name)
+        volume = read_volume(path, files=spec.files, channel=spec.channel, subject=case.id, modality=target.name)
+        return encode_mask(volume, target, path=path, subject=case.id)
+
+    def _target(self, case: Case, target: Target, reference: _Reference | None) -> tuple[Array, tuple[str, ...]]:
+        if not target.is_segmentation:
+            spec = self.cohort.spec(target.name)
+            assert not isinstance(spec, ModalitySpec)
+            return class_target(spec, case.cells[target.name], subject=case.id), ()
+        if reference is None:
+            do = "Use an image modality that the case has"
+            raise DataError(message("case", "have an image to segment", "none", subject=case.id, modality=target.name, do=do))
+        grid, native = reference.grid, self._native(case, target.name, reference)
+
+        def build() -> Array:
+            mask = self._mask(case, target)
+            if target.kind == "regions":
+                return resample_mask(mask, native, grid)
+            labels: Array = resample_to(mask[None], native, grid, order=0)[0]
+            return labels
+
+        _, version, spec = self._file(case, target.name)
+        how = f"{target.kind}:{target.classes}:{target.codes}:{spec.files}:{spec.channel}"
+        key = ("target", version, how, native.key, grid.key)
+        return self._cached(key, build), key
+
+    def _value(self, case: Case, modality: Modality) -> Value:
+        import torch
+
+        path = self.cohort.file(case, modality.name)
+        if modality.kind == "text":
+            assert self.tokenizer is not None  # checked when built
+            text = read_text(path, subject=case.id, modality=modality.name)
+            return self.tokenizer.encode(text, subject=case.id, modality=modality.name, file=str(path))
+        if modality.kind == "features":
+            return torch.from_numpy(_vector(path, case, modality))
+        files = sorted(path.glob("*.npy")) if path.is_dir() else []
+        if not files:
+            do = "Put one .npy vector for each item there"
+            rule = "be a folder with .npy files"
+            raise DataError(message("bag", rule, "none", subject=case.id, modality=modality.name, file=str(path), do=do))
+        items = torch.from_numpy(np.stack([_vector(file, case, modality) for file in files]))
+        return Bag(items, torch.ones(len(files), dtype=torch.bool))
+
+    def _cached(self, parts: tuple[str, ...], build: Callable[[], Array]) -> Array:
+        if self.cache is None:
+            return build()
+        # with the layout in the key, a 2-D and a 3-D run may share a folder
+        layout = "slices" if self.spatial_dims == 2 else "volume"
+        return self.cache.array((*parts, layout), build, slices_first=self.spatial_dims == 2)
+
+
+def _vector(path: Path, case: Case, modality: Modality) -> Array:
+    """(F,) float32 of the declared length."""
+    vector = read_features(path, subject=case.id, modality=modality.name)
+    if vector.shape != (modality.channels,):
+        do = f"Correct channels of {modality.name} in cohort.yaml"
+        rule, got = f"have {modality.channels} numbers", vector.shape[0]
+        raise DataError(message("features", rule, got, subject=case.id, modality=modality.name, file=str(path), do=do))
+    return vector
+
+
+def _origin(grid: Grid) -> tuple[float, ...]:
+    return tuple(grid.affine[:3, 3].round(1).tolist())
+
+
+def _check_names(owner: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigError(message(owner, "name columns of the cohort", repr(name), do=nearest(name, known)))
+
+

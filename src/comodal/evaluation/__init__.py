@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics with stated conventions, all subsets in one table, intervals and tests over patients."""

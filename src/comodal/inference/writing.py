@@ -1,0 +1,190 @@
+"""Predictions as files: in the geometry of the input, with the data set's own label codes.
+
+Axis letters: K classes, X Y Z voxels in RAS array order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comodal.data.cohort import Case, Cohort
+from comodal.data.geometry import Geometry
+from comodal.data.grid import Grid, resample_to
+from comodal.data.reading import read_volume, write_volume
+from comodal.errors import DataError, message
+from comodal.modality import Target
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written for one case.
+
+    Attributes:
+        subject: The id of the case.
+        used: The modalities from which it was predicted.
+        files: All files, label maps first.
+    """
+
+    subject: str
+    used: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def on_grid(probabilities: NDArray[np.float32], source: Grid, target: Grid) -> Iterator[Map]:
+    """Probabilities on another grid, one class at a time, so that a fine grid holds one class in memory.
+
+    Args:
+        probabilities: (K, X, Y, Z) on `source`.
+        source: Its grid.
+        target: The wanted one. Linear; 0 outside the field of view of `source`.
+
+    Yields:
+        (X, Y, Z) for each class.
+    """
+    for k in range(len(probabilities)):
+        yield np.asarray(resample_to(probabilities[k : k + 1], source, target)[0], dtype=np.float32)
+
+
+def codes_of(target: Target) -> tuple[int, ...]:
+    """The label value that is written for each class: `target.paint`, or 1, 2, ... for regions and 0, 1, ... for labels.
+
+    >>> codes_of(Target("seg", "regions", ("WT", "TC", "ET"), ((1, 2, 4), (1, 4), (4,)), (2, 1, 4)))
+    (2, 1, 4)
+    """
+    return target.paint or tuple(range(1, len(target.classes) + 1) if target.kind == "regions" else range(len(target.classes)))
+
+
+def to_masks(target: Target, probabilities: Iterable[Map]) -> NDArray[np.bool_]:
+    """Yes or no at every voxel: at least 0.5 for regions, the most probable class for labels.
+
+    Args:
+        target: Of kind regions or labels.
+        probabilities: K maps (X, Y, Z), e.g. an array (K, X, Y, Z) or what `on_grid` yields.
+
+    Returns:
+        (K, X, Y, Z) bool.
+    """
+    if target.kind == "regions":
+        return np.stack([np.asarray(p >= 0.5) for p in probabilities])
+    winner = _winner(probabilities)
+    return np.stack([winner == k for k in range(len(target.classes))])
+
+
+def _winner(probabilities: Iterable[Map]) -> NDArray[np.intp]:
+    """(X, Y, Z): the most probable class, the first of equals, without holding all classes at once."""
+    best: Map | None = None
+    winner: NDArray[np.intp] = np.zeros((), dtype=np.intp)
+    for k, p in enumerate(probabilities):
+        if best is None:
+            best, winner = np.array(p), np.zeros(p.shape, dtype=np.intp)
+            continue
+        better = p > best
+        winner[better] = k
+        best[better] = p[better]
+    return winner
+
+
+def to_label_map(target: Target, probabilities: Iterable[Map]) -> NDArray[np.int32]:
+    """One label value per voxel, with the data set's own codes.
+
+    Args:
+        target: Of kind regions or labels.
+        probabilities: K maps (X, Y, Z), e.g. an array (K, X, Y, Z) or what `on_grid` yields.
+
+    Returns:
+        (X, Y, Z) int32. Regions are painted one over the other in the order of `target.classes` where their probability is at
+        least 0.5, over 0; of labels the most probable is written.
+
+    >>> wt_et = Target("seg", "regions", ("WT", "ET"), ((2, 4), (4,)), (2, 4))
+    >>> to_label_map(wt_et, np.array([[0.4, 0.5, 0.9], [0.0, 0.2, 0.7]], np.float32).reshape(2, 3, 1, 1)).ravel().tolist()
+    [0, 2, 4]
+    """
+    codes = np.array(codes_of(target), dtype=np.int32)
+    if target.kind == "labels":
+        return np.asarray(codes[_winner(probabilities)])
+    maps = iter(probabilities)
+    out = np.where(next(maps) >= 0.5, codes[0], 0).astype(np.int32)
+    for code, p in zip(codes[1:], maps, strict=True):
+        out[p >= 0.5] = code
+    return out
+
+
+def native_geometry(cohort: Cohort, case: Case, used: Iterable[str]) -> tuple[Grid, Geometry]:
+    """The voxels and the file geometry of the first image, in the cohort's order, that was used.
+
+    Args:
+        cohort: Says where it is; only that one file is read.
+        case: The case.
+        used: Names of modalities.
+
+    Raises:
+        DataError: No image among them, so that there is no geometry to write in.
+    """
+    names = set(used)
+    images = [m.name for m in cohort.modalities if m.kind == "image" and m.name in names]
+    if not images:
+        rule, got = "use an image, in whose geometry a segmentation can be written", ", ".join(sorted(names)) or "nothing"
+        raise DataError(message("predict", rule, got, subject=case.id, do="Give an image modality"))
+    spec = cohort.spec(images[0])
+    path = cohort.file(case, images[0])
+    volume = read_volume(path, files=spec.files, channel=spec.channel, subject=case.id, modality=images[0])
+    return Grid(volume.header.shape, volume.header.affine), volume.geometry
+
+
+def write_prediction(
+    cohort: Cohort,
+    case: Case,
+    probabilities: Mapping[str, NDArray[np.float32]],
+    *,
+    grid: Grid,
+    targets: Sequence[Target],
+    used: Sequence[str],
+    out: Path,
+    regions: bool = False,
+    as_probabilities: bool = False,
+) -> Written:
+    """Writes the segmentations of one case on the voxels of the first image that was used, in that image's file geometry.
+
+    Files are `<out>/<case>_<target>` with the suffix of the input's format, then `<case>_<target>_<class>` for region maps and
+    `<case>_<target>_<class>_probability`. Each appears whole or not at all.
+
+    Args:
+        cohort: Says where the input is; only that one file is read.
+        case: The case.
+        probabilities: {target: (K, X, Y, Z)} on `grid`; targets that are no segmentation are left out.
+        grid: Of the probabilities. They are resampled linearly to the input's voxels, and then thresholded.
+        targets: The targets of the method.
+        used: Names of the modalities that were used.
+        out: Folder; it is made.
+        regions: Write each class as a map of 0 and 1, too.
+        as_probabilities: Write each class's probability, too.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: No image was used.
+    """
+    native, geometry = native_geometry(cohort, case, used)
+    files: list[Path] = []
+    for target in targets:
+        if not target.is_segmentation:
+            continue
+        maps, stem = probabilities[target.name], f"{case.id}_{target.name}"
+        labels = to_label_map(target, on_grid(maps, grid, native))
+        files.append(write_volume(labels, geometry, out / stem))
+        for k, p in enumerate(on_grid(maps, grid, native) if regions or as_probabilities else ()):
+            name = f"{stem}_{target.classes[k].replace('/', '-')}"
+            if regions:  # labels exclude each other; regions overlap, and each stands alone
+                mask = labels == codes_of(target)[k] if target.kind == "labels" else p >= 0.5
+                files.append(write_volume(np.asarray(mask, dtype=np.uint8), geometry, out / name))
+            if as_probabilities:
+                files.append(write_volume(p, geometry, out / f"{name}_probability"))
+    return Written(case.id, tuple(m.name for m in cohort.modalities if m.name in set(used)), tuple(files))

@@ -1,0 +1,103 @@
+"""The first sentences of the page: what did it do? Only what the intervals allow to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comodal.evaluation.comparison import Cell, Contrast, StudyRow, StudyTable
+from comodal.reporting.tables import heading, interval, number, p_text, primary_metric
+
+
+def answer(table: StudyTable, *, split: str = "test") -> str:
+    """One to three sentences on the table.
+
+    Args:
+        table: The combined table.
+        split: Which cases were evaluated.
+
+    Returns:
+        Plain text.
+    """
+    metric = primary_metric(table)
+    if metric is None:
+        return "Not evaluated yet: the runs below were trained, but no result was written (comodal evaluate)."
+    parts = [_compared(table, method, metric, split) for method in table.methods[1:] if table.runs.get(method)]
+    if not parts:
+        parts = [_overall(table, table.reference, metric, split)]
+    parts += [_extremes(table, metric)]
+    return " ".join(part for part in parts if part)
+
+
+def _words(present: Sequence[str]) -> str:
+    return " + ".join(present)
+
+
+def _value(cell: Cell, metric: str) -> str:
+    return " ".join(part for part in (number(cell.value, metric), interval(cell.ci95, metric)) if part)
+
+
+def _name(metric: str) -> str:
+    return {"DSC mean": "mean DSC"}.get(heading(metric), heading(metric))
+
+
+def _overall(table: StudyTable, method: str, metric: str, split: str) -> str:
+    if table.average is None or table.average.cells[method].get(metric, Cell("not run")).state != "value":
+        return ""
+    cell = table.average.cells[method][metric]
+    return f"{method} reaches a {_name(metric)} of {_value(cell, metric)} on {_cases(cell.n, split)}, averaged over {_rows(table)}."
+
+
+def _rows(table: StudyTable) -> str:
+    every = "all " if len(table.averaged) == len(table.rows) else ""
+    return f"{every}{len(table.averaged)} subsets of the modalities" if len(table.averaged) > 1 else "the one subset evaluated"
+
+
+def _cases(n: int, split: str) -> str:
+    return f"{n} {split} case{'' if n == 1 else 's'}"
+
+
+def _compared(table: StudyTable, method: str, metric: str, split: str) -> str:
+    contrast = table.average.contrasts.get(method, {}).get(metric) if table.average else None
+    if contrast is None or contrast.value is None:
+        return f"{method} and {table.reference} have no result in common."
+    test = f", {p_text(contrast.p_holm).replace('=', ' = ').replace('<', ' < ')}" if contrast.p_holm is not None else ""
+    size = f"{number(abs(contrast.value), metric)}"
+    spread = f"95 % interval of the difference {interval(contrast.ci95, metric, signed=True)}{test}"
+    over = f"averaged over {_rows(table)} and {_cases(contrast.n, split)}"
+    if _clear(contrast):
+        side = "higher" if contrast.value > 0 else "lower"
+        text = f"The {_name(metric)} of {method} is {size} {side} than that of {table.reference}, {over} ({spread})."
+    else:
+        text = f"There is no clear difference between {method} and {table.reference}: {number(contrast.value, metric, signed=True)} {_name(metric)}, {over} ({spread})."
+    return " ".join(part for part in (text, _full(table, method, metric)) if part)
+
+
+def _clear(contrast: Contrast) -> bool:
+    return contrast.ci95 is not None and (contrast.ci95[0] > 0 or contrast.ci95[1] < 0)
+
+
+def _full(table: StudyTable, method: str, metric: str) -> str:
+    """With everything present the picture is often another one, and a reader should not have to look for it."""
+    row = next((row for row in table.rows if len(row.present) == len(table.modalities)), None)
+    contrast = row.contrasts.get(method, {}).get(metric) if row else None
+    if row is None or contrast is None or contrast.value is None or len(table.rows) < 2:
+        return ""
+    return f"With all modalities the difference is {number(contrast.value, metric, signed=True)} {interval(contrast.ci95, metric, signed=True)}."
+
+
+def _extremes(table: StudyTable, metric: str) -> str:
+    texts = []
+    for method in table.methods:
+        rows = [row for row in table.rows if row.cells[method].get(metric, Cell("not run")).state == "value"]
+        if len(rows) < 2:
+            continue
+        best, worst = (_pick(rows, method, metric, sign) for sign in (1, -1))
+        texts.append(
+            f"{method} is best from {_words(best.present)} ({_value(best.cells[method][metric], metric)}) "
+            f"and worst from {_words(worst.present)} ({_value(worst.cells[method][metric], metric)})"
+        )
+    return ("; ".join(texts) + ".") if texts else ""
+
+
+def _pick(rows: Sequence[StudyRow], method: str, metric: str, sign: int) -> StudyRow:
+    return max(rows, key=lambda row: sign * row.cells[method][metric].value)

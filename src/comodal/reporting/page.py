@@ -1,0 +1,214 @@
+"""One self-contained HTML page of one or several runs: no script, no address outside the file, everything escaped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comodal.evaluation.comparison import StudyTable, combine
+from comodal.evaluation.examples import Example, load_examples
+from comodal.reporting.about import facts, run_label
+from comodal.reporting.answer import answer
+from comodal.reporting.record import RunRecord, find_runs, read_run, section
+from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
+
+_MOST_ROWS_NOT_RUN = 5  # modalities up to which every subset has a row, evaluated or not
+_MOST_CURVES = 12
+_ROLES = {"best": "Best", "median": "Median", "worst": "Worst"}
+
+
+def write_page(run_folders: Sequence[Path | str], out: Path | str, *, title: str | None = None) -> Path:
+    """Writes the page.
+
+    Args:
+        run_folders: Run folders, or folders of runs (a study). The first method is the one with which others are compared.
+        out: The HTML file; its folder is made.
+        title: Heading; by default method and cohort.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunError: A folder is no run, or a result is damaged.
+    """
+    records = [read_run(folder) for folder in find_runs(run_folders)]
+    html = render(group(records), title=title)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(html)
+        os.chmod(name, 0o644)
+        os.replace(name, out)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return out
+
+
+def group(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """{label: runs}: runs are repetitions of one method only where nothing but the seed and the fold differs.
+
+    Runs of one method with different settings get the name of the folder into their label: their mean would mean nothing.
+    """
+    kinds: dict[str, list[tuple[Any, list[RunRecord]]]] = {}
+    for record in records:
+        settings = _settings(record)
+        same = [runs for known, runs in kinds.setdefault(record.method, []) if known == settings]
+        if same:
+            same[0].append(record)
+        else:
+            kinds[record.method].append((settings, [record]))
+    labelled: dict[str, list[RunRecord]] = {}
+    for method, variants in kinds.items():
+        for _, runs in variants:
+            labelled[method if len(variants) == 1 else f"{method} ({runs[0].folder.name})"] = runs
+    return labelled
+
+
+def _settings(record: RunRecord) -> Any:
+    training = {key: value for key, value in section(record.config, "training").items() if key not in ("seed", "device", "workers")}
+    data = {key: value for key, value in section(record.config, "data").items() if key != "cache"}
+    return record.config.get("cohort"), section(record.config, "method"), data, training
+
+
+def render(groups: Mapping[str, Sequence[RunRecord]], *, title: str | None = None) -> str:
+    """The page as HTML.
+
+    Args:
+        groups: {label: runs}, as `group` makes them.
+        title: Heading.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(**_content(groups, title)) + "\n"
+
+
+def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> dict[str, Any]:
+    records = [record for runs in groups.values() for record in runs]
+    split = next((record.split for record in records if record.split), "test")
+    table = _table(groups, split)
+    about = facts(groups, table)
+    cohort = next((r.cohort for record in records for r in record.results.values()), "")
+    return {
+        "title": title or " and ".join(groups) + (f" on {cohort}" if cohort else ""),
+        "answer": answer(table, split=split),
+        "about": about,
+        "split": split,
+        "tables": page_tables(table),
+        "table_caption": caption(table),
+        "several": len(groups) > 1,
+        "reference": table.reference,
+        "figure": _subset_figure(table),
+        "pictures": _pictures(groups),
+        "curves": _curves(groups),
+        "conventions": _conventions(records, split, table),
+        "notes": _notes(records, split),
+        "average_of": len(table.averaged),
+    }
+
+
+def _table(groups: Mapping[str, Sequence[RunRecord]], split: str) -> StudyTable:
+    results = {label: [r.results[split] for r in runs if split in r.results] for label, runs in groups.items()}
+    names = list(dict.fromkeys(name for runs in groups.values() for r in runs for name in r.modalities))
+    return combine(results, modalities=names if 0 < len(names) <= _MOST_ROWS_NOT_RUN else None)
+
+
+def _subset_figure(table: StudyTable) -> dict[str, str] | None:
+    from comodal.reporting.figures import subset_figure
+
+    metrics = [name for name in shown_metrics(table) if not name.startswith("HD95")]
+    if not metrics or not table.modalities:
+        return None
+    return {"svg": subset_figure(table, metrics), "what": ", ".join(heading(name) for name in metrics)}
+
+
+def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any] | None:
+    from comodal.reporting.figures import curves_figure
+
+    runs = {f"{run_label(label, r)} ({r.folder.name})": r.events for label, rs in groups.items() for r in rs}
+    runs = {label: events for label, events in runs.items() if any(e.get("event") == "step" for e in events)}
+    if not runs:
+        return None
+    shown = dict(list(runs.items())[:_MOST_CURVES])
+    return {"svg": curves_figure(shown), "left_out": len(runs) - len(shown)}
+
+
+def _pictures(groups: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, str]]:
+    """Examples of the first run of each method that has some."""
+    found = []
+    for label, runs in groups.items():
+        for record in runs:
+            examples = load_examples(record.folder / "examples") if (record.folder / "examples" / "examples.json").is_file() else []
+            if examples:
+                found.append(_picture(run_label(label, record), record, examples))
+                break
+    return found
+
+
+def _picture(label: str, record: RunRecord, examples: Sequence[Example]) -> dict[str, str]:
+    from comodal.reporting.slices import Slice, slices_picture
+
+    slices = [
+        Slice(
+            title=f"{_ROLES.get(example.role, example.role)}\n{_short(example.subject)}",
+            image=example.image,
+            truth=example.truth,
+            predictions=example.predictions,
+            scores={name: f"DSC {value:.2f}" for name, value in example.dsc.items() if value is not None},
+            anatomical=_is_volume(record, example),
+        )
+        for example in examples
+    ]
+    classes = list(examples[0].classes)
+    shown = dict.fromkeys(example.modality for example in examples)
+    who = ", ".join(f"{_ROLES.get(e.role, e.role).lower()} {e.subject} (slice {e.slice})" for e in examples)
+    return {"label": label, "src": slices_picture(slices, classes, image_name=", ".join(shown)), "who": who}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 22 else text[:10] + "…" + text[-10:]
+
+
+def _is_volume(record: RunRecord, example: Example) -> bool:
+    """Whether the file states where left and right are; photographs and slices without a header do not."""
+    return record.files.get(example.subject, {}).get(example.modality, "").endswith((".nii", ".nii.gz", ".mha", ".nrrd"))
+
+
+def _conventions(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[tuple[str, str]]:
+    stems = {name.partition("/")[0] for name in table.metrics} | {"ci95"}
+    names = {"ci95": "Intervals", "balanced_accuracy": "balanced accuracy"}
+    found: dict[tuple[str, str], None] = {}
+    for record in records:
+        if split in record.results:
+            sentences = record.results[split].conventions.sentences()
+            found |= {(names.get(stem, stem), text): None for stem, text in sentences.items() if stem in stems}
+    return list(found)
+
+
+def _notes(records: Sequence[RunRecord], split: str) -> list[str]:
+    """What a reader must know about these numbers: notes of the results and of single metrics, each once."""
+    notes: dict[str, None] = {}
+    for record in records:
+        result = record.results.get(split)
+        if result is not None:
+            notes |= dict.fromkeys(result.notes)
+            notes |= {f"{row.name}, {heading(k)}: {v.note}": None for row in result.subsets for k, v in row.metrics.items() if v.note}
+    cohorts = {(r.results[split].cohort) for r in records if split in r.results}
+    if len(cohorts) > 1:
+        notes[f"The runs were evaluated on different cohorts: {', '.join(sorted(cohorts))}."] = None
+    missing = [record.folder.name for record in records if split not in record.results]
+    if missing and len(missing) < len(records):
+        notes[f"Not evaluated on {split} yet, and not in the table: {', '.join(missing)}."] = None
+    return list(notes)

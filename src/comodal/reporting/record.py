@@ -1,0 +1,197 @@
+"""What a page needs of a run folder, read tolerantly: a run that is still training or was never evaluated has a page too.
+
+Only JSON, YAML (safe), CSV and NumPy arrays without pickles are read; nothing in a run folder can run code.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comodal.errors import RunError, message
+from comodal.evaluation.results import Results
+
+_PREFERRED = ("test", "val", "all", "train")
+_MOST_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder.
+
+    Attributes:
+        folder: Where it lies.
+        config: Plain values of config.yaml.
+        splits: {"train" | "val" | "test": case ids}.
+        environment: Plain values of environment.json.
+        events: Lines of metrics.jsonl; after a resume the later line of a step counts.
+        results: {split: Results}.
+        present: {case id: modalities that its row of cohort.csv has}.
+        files: {case id: {column: path}}, as in cohort.csv.
+        notes: What was unreadable, in sentences.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    splits: Mapping[str, Sequence[str]]
+    environment: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Results]
+    present: Mapping[str, Sequence[str]]
+    files: Mapping[str, Mapping[str, str]]
+    cohort_meta: Mapping[str, Any]
+    notes: Sequence[str]
+
+    @property
+    def method(self) -> str:
+        """Name of the method, as configured."""
+        return str(section(self.config, "method").get("name") or next((r.method for r in self.results.values()), "method"))
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the training."""
+        value = section(self.config, "training").get("seed", next((r.seed for r in self.results.values()), None))
+        return value if isinstance(value, int) else None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the run reads, in canonical order."""
+        chosen = section(self.config, "data").get("modalities")
+        every = [str(item.get("name")) for item in self.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
+        return tuple(str(name) for name in (chosen if isinstance(chosen, list) else every))
+
+    @property
+    def split(self) -> str | None:
+        """The split whose results are shown: test where there is one."""
+        return next((name for name in (*_PREFERRED, *sorted(self.results)) if name in self.results), None)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was said during training, each text once."""
+        texts = [str(event.get("text", "")) for event in self.events if event.get("event") == "warning"]
+        return list(dict.fromkeys(text for text in texts if text))
+
+
+def section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A sub-mapping, empty where there is none."""
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def find_runs(folders: Sequence[Path | str]) -> list[Path]:
+    """The run folders behind what the user named: runs themselves, or folders of runs (a study).
+
+    Raises:
+        RunError: A folder holds no run.
+    """
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        inside = [folder] if (folder / "config.yaml").is_file() else _below(folder)
+        if not inside:
+            do = "Name a folder that `comodal train` or `comodal study` wrote"
+            raise RunError(message("report", "get run folders (with config.yaml), or a folder of runs", "none", file=str(folder), do=do))
+        found += [run for run in inside if run not in found]
+    if not found:
+        raise RunError(message("report", "get at least one run folder", "none", do="Name one"))
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """Runs one or two levels down, in natural order."""
+    paths = [*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml")]
+    return sorted({path.parent for path in paths})
+
+
+def read_run(folder: Path | str) -> RunRecord:
+    """Reads a run folder as far as it is there.
+
+    Raises:
+        RunError: config.yaml is missing or is not a mapping, or a result is not of this schema.
+    """
+    folder = Path(folder)
+    notes: list[str] = []
+    config = _yaml(folder / "config.yaml")
+    meta = _yaml(folder / "cohort.yaml") if (folder / "cohort.yaml").is_file() else {}
+    splits = _json(folder / "splits.json", notes)
+    results = {path.stem: Results.load(path) for path in sorted((folder / "results").glob("*.json"))}
+    files = _cells(folder / "cohort.csv")
+    columns = [str(item.get("name")) for item in meta.get("modalities") or [] if isinstance(item, Mapping)]
+    columns = columns or [str(name) for name in section(config, "data").get("modalities") or []]
+    return RunRecord(
+        folder=folder,
+        config=config,
+        splits={str(name): [str(case) for case in ids] for name, ids in splits.items() if isinstance(ids, list)},
+        environment=_json(folder / "environment.json", notes),
+        events=_events(folder / "metrics.jsonl", notes),
+        results=results,
+        present={case: [name for name in columns if cells.get(name, "")] for case, cells in files.items()},
+        files=files,
+        cohort_meta=meta,
+        notes=notes,
+    )
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MOST_BYTES:
+        do = "Check that the folder is a run"
+        raise RunError(message("run file", f"be smaller than {_MOST_BYTES} bytes", path.stat().st_size, file=str(path), do=do))
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(_text(path))
+    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RunError(
+            message("run file", "be readable plain YAML", type(error).__name__, file=str(path), do="Copy the run again")
+        ) from None
+    if not isinstance(values, Mapping):
+        raise RunError(message("run file", "hold keys and values", type(values).__name__, file=str(path), do="Copy the run again"))
+    return values
+
+
+def _json(path: Path, notes: list[str]) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        notes.append(f"{path.name} is damaged and was left out.")
+        return {}
+    return values if isinstance(values, Mapping) else {}
+
+
+def _events(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = _text(path).splitlines()
+    found: dict[tuple[object, ...], Mapping[str, Any]] = {}
+    bad = 0
+    for i, line in enumerate(lines):
+        try:
+            event = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            bad += i + 1 < len(lines)  # the last line may have been cut by a kill, which is no damage
+            continue
+        if isinstance(event, Mapping):
+            timed = event.get("event") in ("step", "validation")
+            key = (event.get("event"), event.get("stage"), event.get("step")) if timed else ("line", i)
+            found[tuple(map(str, key))] = event
+    if bad:
+        notes.append(f"{bad} lines of {path.name} are damaged and were left out.")
+    return list(found.values())
+
+
+def _cells(path: Path) -> dict[str, dict[str, str]]:
+    """{case id: its cells}; the id is subject, or subject_session where there are sessions."""
+    if not path.is_file():
+        return {}
+    rows = csv.DictReader(_text(path).splitlines())
+    cells = [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str) and not isinstance(value, list)} for row in rows]
+    return {"_".join(part for part in (row.get("subject", ""), row.get("session", "")) if part): row for row in cells}

@@ -1,0 +1,319 @@
+"""The all-subsets table for a terminal, for Markdown and for the page. Every number stands with its interval and its n."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from comodal.evaluation.comparison import Cell, Contrast, StudyRow, StudyTable, combine
+from comodal.evaluation.results import Results
+
+Source: TypeAlias = "Results | Sequence[Results] | Mapping[str, Sequence[Results]] | StudyTable"
+FILLED, EMPTY = "●", "○"
+_WIDEST = 12  # columns of numbers that fit on a laptop and on paper
+
+
+@dataclass(frozen=True)
+class PlainTable:
+    """A table of strings, ready to print.
+
+    Attributes:
+        columns: Headings.
+        rows: One string per column.
+        caption: What the numbers are; a few sentences.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class PageCell:
+    """A cell of the page: the number, what stands small below it, and how it looks."""
+
+    main: str
+    below: str = ""
+    look: Literal["value", "difference", "clear", "none"] = "value"
+
+
+@dataclass(frozen=True)
+class PageRow:
+    """A row of the page: which modalities there are, n, and the cells. `dots` is empty in the row of the average."""
+
+    dots: tuple[bool, ...]
+    name: str
+    n: str
+    cells: tuple[PageCell, ...]
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of the page: `groups` of (heading, number of columns) stand above `columns`."""
+
+    title: str
+    groups: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    modalities: tuple[str, ...]
+    rows: tuple[PageRow, ...]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Index of the first column of each group."""
+        return tuple(sum(span for _, span in self.groups[:i]) for i in range(len(self.groups)))
+
+
+def as_table(source: Source) -> StudyTable:
+    """One table from whatever there is; results with the same method label are runs (seeds, folds) of one method."""
+    if isinstance(source, StudyTable):
+        return source
+    if isinstance(source, Results):
+        source = [source]
+    if isinstance(source, Mapping):
+        return combine(source)
+    by_method: dict[str, list[Results]] = {}
+    for result in source:
+        by_method.setdefault(result.method, []).append(result)
+    return combine(by_method)
+
+
+def shown_metrics(table: StudyTable, *, stem: str | None = None) -> tuple[str, ...]:
+    """Metrics worth a column: by name, regions in order; the mean over regions only where there are several.
+
+    Args:
+        table: Whose metrics.
+        stem: Only this one ("DSC").
+    """
+    stems = dict.fromkeys(name.partition("/")[0] for name in table.metrics)
+    out = []
+    for each in [stem] if stem else stems:
+        names = [name for name in table.metrics if name.partition("/")[0] == each]
+        regions = [name for name in names if not name.endswith("/mean")]
+        out += regions if len(regions) == 1 else regions + [name for name in names if name.endswith("/mean")]
+    return tuple(out)
+
+
+def primary_metric(table: StudyTable) -> str | None:
+    """The one number that speaks for a row: mean DSC, the DSC of the only region, or the first metric of classes."""
+    for stem in ("DSC", "AUROC"):
+        names = shown_metrics(table, stem=stem)
+        if names:
+            return names[-1] if stem == "DSC" else names[0]
+    return table.metrics[0] if table.metrics else None
+
+
+def number(value: float, metric: str, *, signed: bool = False, interval: bool = False) -> str:
+    """A value as text: fractions with three decimals (two within intervals), distances with one.
+
+    >>> number(0.7412, "DSC/WT"), number(5.25, "HD95/WT"), number(-0.05, "DSC/WT", signed=True, interval=True)
+    ('0.741', '5.2', '-0.05')
+    """
+    if not math.isfinite(value):
+        return "-"
+    decimals = 1 if metric.startswith("HD95") else 2 if interval else 3
+    return f"{value:{'+' if signed else ''}.{decimals}f}"
+
+
+def interval(ci95: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
+    """An interval as text; empty where there is none.
+
+    >>> interval((0.7, 0.784), "DSC/WT")
+    '[0.70, 0.78]'
+    """
+    if ci95 is None:
+        return ""
+    return "[" + ", ".join(number(end, metric, signed=signed, interval=True) for end in ci95) + "]"
+
+
+def cell_text(cell: Cell, metric: str, *, n: bool = False) -> str:
+    """A cell on one line: "0.741 [0.70, 0.78]", with n where asked, or why there is no number."""
+    if cell.state != "value":
+        return cell.state
+    parts = [number(cell.value, metric), interval(cell.ci95, metric), f"n={cell.n}" if n else ""]
+    return " ".join(part for part in parts if part)
+
+
+def contrast_text(contrast: Contrast | None, metric: str, *, n: int | None = None) -> str:
+    """A difference on one line: "+0.120 [+0.08, +0.16] p=0.004"; n where it is not that of the row."""
+    if contrast is None or contrast.value is None:
+        return "-"
+    parts = [number(contrast.value, metric, signed=True), interval(contrast.ci95, metric, signed=True), p_text(contrast.p_holm)]
+    return " ".join(part for part in [*parts, f"n={contrast.n}" if contrast.n != n else ""] if part)
+
+
+def p_text(p: float | None) -> str:
+    """A p value with two digits that matter.
+
+    >>> p_text(0.0321), p_text(0.0000021), p_text(0.44), p_text(None)
+    ('p=0.032', 'p<0.001', 'p=0.44', '')
+    """
+    if p is None:
+        return ""
+    return "p<0.001" if p < 0.001 else f"p={p:.3f}" if p < 0.1 else f"p={p:.2f}"
+
+
+def row_n(row: StudyRow, metrics: Sequence[str]) -> int | None:
+    """The largest n of a row: the cases that have the subset. A cell with fewer says so itself."""
+    counts = [c.n for by in row.cells.values() for k, c in by.items() if k in metrics and c.state == "value"]
+    return max(counts, default=None)
+
+
+def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> PlainTable:
+    """The table as strings, for a terminal.
+
+    Args:
+        source: A result, several (grouped by their method label), {label: results}, or a combined table.
+        metrics: Which; None shows every DSC (or metric of classes) of a single method, and the primary one of several.
+
+    Returns:
+        Columns: one per modality with a filled or an empty circle, n, then the numbers, then differences.
+    """
+    table = as_table(source)
+    chosen = tuple(metrics) if metrics is not None else _default_metrics(table)
+    pairs = [(metric, method) for metric in chosen for method in table.methods]
+    several = len(table.methods) > 1
+    columns = [f"{method} {metric}" if several else metric for metric, method in pairs]
+    differences = [(metric, method) for metric in chosen for method in table.methods[1:]]
+    columns += [f"{method} - {table.reference} {metric}" for metric, method in differences]
+    rows = []
+    for row in [*table.rows, *([table.average] if table.average else [])]:
+        n = row_n(row, chosen)
+        texts = [_cell_of(row, method, metric, n) for metric, method in pairs]
+        texts += [contrast_text(row.contrasts.get(method, {}).get(metric), metric, n=n) for metric, method in differences]
+        rows.append((*_dots(row, table), "" if n is None else str(n), *texts))
+    return PlainTable((*table.modalities, "n", *columns), tuple(rows), caption(table))
+
+
+def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> str:
+    """The same table in Markdown, with its caption below.
+
+    Args:
+        source: As in `terminal_table`.
+        metrics: As in `terminal_table`.
+
+    Returns:
+        Lines of text that end with a newline.
+    """
+    plain = terminal_table(source, metrics=metrics)
+    lines = [plain.columns, ["---" if i < len(plain.columns) else "" for i in range(len(plain.columns))], *plain.rows]
+    return "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines) + f"\n\n{_escaped(plain.caption)}\n"
+
+
+def caption(table: StudyTable) -> str:
+    """What the numbers of a table are, in sentences."""
+    runs = {method: count for method, count in table.runs.items() if count}
+    parts = ["Value [95 % interval over patients]; n: cases that have all modalities of the row."]
+    if any(count > 1 for count in runs.values()):
+        counts = ", ".join(f"{method} {count}" for method, count in runs.items())
+        parts.append(f"Each case is first averaged over the runs (seeds or folds) of a method: {counts}.")
+    if table.average:
+        total = len(table.rows)
+        which = f"all {total}" if len(table.averaged) == total else f"the {len(table.averaged)} of {total}"
+        parts.append(f"Average: plain mean over {which} subsets{'' if len(table.averaged) == total else ' that every method has'}.")
+    if len(table.methods) > 1:
+        parts.append(
+            f"Differences are per case, on common cases, minus {table.reference}; "
+            "p: Wilcoxon signed-rank test over patients, Holm-corrected over the rows."
+        )
+    return " ".join(parts)
+
+
+def page_tables(table: StudyTable) -> list[PageTable]:
+    """The tables of the page: one for a single method, one per metric for several, one per region where that is too wide."""
+    names = shown_metrics(table)
+    if not names:
+        return [_page_table(table, "", ())]
+    if len(table.methods) == 1:
+        return [_page_table(table, "", names[i : i + _WIDEST]) for i in range(0, len(names), _WIDEST)]
+    families: dict[str, list[str]] = {}
+    for name in names:
+        stem = name.partition("/")[0]
+        families.setdefault(stem if stem in ("DSC", "HD95") else "classes", []).append(name)
+    size = max(_WIDEST // (2 * len(table.methods) - 1), 1)
+    chunks = [family[i : i + size] for family in families.values() for i in range(0, len(family), size)]
+    return [_page_table(table, ", ".join(heading(name) for name in chunk), chunk) for chunk in chunks]
+
+
+def heading(metric: str, *, unit: str = "mm") -> str:
+    """A metric as a reader writes it: name, region, unit.
+
+    >>> heading("HD95/WT"), heading("DSC/mean"), heading("balanced_accuracy/diagnosis")
+    ('HD95 WT (mm)', 'DSC mean', 'balanced accuracy diagnosis')
+    """
+    name, _, region = metric.partition("/")
+    parts = [name.replace("_", " "), region, f"({unit})" if metric.startswith("HD95") else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _page_table(table: StudyTable, title: str, metrics: Sequence[str]) -> PageTable:
+    several = len(table.methods) > 1
+    groups: list[tuple[str, int]] = []
+    columns: list[str] = []
+    if several:
+        for name in metrics:
+            columns += [*table.methods, *(f"{method} − {table.reference}" for method in table.methods[1:])]
+            groups.append((heading(name), 2 * len(table.methods) - 1))
+    else:
+        for stem in dict.fromkeys(name.partition("/")[0] for name in metrics):
+            regions = [name.partition("/")[2] or stem for name in metrics if name.partition("/")[0] == stem]
+            columns += regions
+            groups.append((heading(stem), len(regions)))
+    rows = [*table.rows, *([table.average] if table.average else [])]
+    cells = tuple(_page_row(table, row, metrics) for row in rows)
+    return PageTable(title, tuple(groups), tuple(columns), table.modalities, cells)
+
+
+def _page_row(table: StudyTable, row: StudyRow, metrics: Sequence[str]) -> PageRow:
+    n = row_n(row, metrics)
+    cells: list[PageCell] = []
+    for metric in metrics:
+        cells += [_page_cell(row.cells[method].get(metric, Cell("not run")), metric, n) for method in table.methods]
+        cells += [_page_contrast(row.contrasts.get(method, {}).get(metric), metric, n) for method in table.methods[1:]]
+    if not metrics:
+        cells = [PageCell("not run", look="none") for _ in ("only",)]
+    dots = tuple(name in row.present for name in table.modalities) if row.present else ()
+    name = " + ".join(row.present) if row.present else f"average of {len(table.averaged)} subsets"
+    return PageRow(dots, name, "" if n is None else str(n), tuple(cells))
+
+
+def _page_cell(cell: Cell, metric: str, n: int | None) -> PageCell:
+    if cell.state != "value":
+        return PageCell(cell.state, look="none")
+    fewer = f" n {cell.n}" if cell.n != n else ""
+    return PageCell(number(cell.value, metric), interval(cell.ci95, metric) + fewer)
+
+
+def _page_contrast(contrast: Contrast | None, metric: str, n: int | None) -> PageCell:
+    if contrast is None or contrast.value is None:
+        return PageCell("–", look="none")
+    fewer = f" n {contrast.n}" if contrast.n != n else ""
+    below = [interval(contrast.ci95, metric, signed=True) + fewer, p_text(contrast.p_holm)]
+    text = "\n".join(part for part in below if part).replace("-", "−")
+    clear = contrast.ci95 is not None and (contrast.ci95[0] > 0 or contrast.ci95[1] < 0)
+    clear = clear and (contrast.p_holm is None or contrast.p_holm < 0.05)
+    main = number(contrast.value, metric, signed=True).replace("-", "−")
+    return PageCell(main, text, look="clear" if clear else "difference")
+
+
+def _default_metrics(table: StudyTable) -> tuple[str, ...]:
+    primary = primary_metric(table)
+    if len(table.methods) > 1:
+        return (primary,) if primary else ()
+    return tuple(name for name in shown_metrics(table) if not name.startswith("HD95"))
+
+
+def _cell_of(row: StudyRow, method: str, metric: str, n: int | None) -> str:
+    cell = row.cells[method].get(metric, Cell("not run"))
+    return cell_text(cell, metric, n=cell.n != n)
+
+
+def _dots(row: StudyRow, table: StudyTable) -> tuple[str, ...]:
+    if not row.present:
+        return ("average", *[""] * (len(table.modalities) - 1))
+    return tuple(FILLED if name in row.present else EMPTY for name in table.modalities)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

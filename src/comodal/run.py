@@ -1,0 +1,221 @@
+"""`Run`: a folder that holds all that a trained method is. `Run.load(path)` needs nothing else and executes no code from it.
+
+| in the folder | is |
+| --- | --- |
+| `config.yaml` | the configuration, resolved whole |
+| `cohort.csv`, `cohort.yaml` | the cohort as it was, with an absolute root |
+| `splits.json` | which case was used for what |
+| `preprocessing.json`, `tokenizer/` | what was fitted on training cases |
+| `weights.safetensors` | the weights |
+| `resume/` | checkpoints for `--resume` |
+| `metrics.jsonl` | what happened in training |
+| `results/<split>.json`, `examples/` | what it can do |
+| `environment.json` | where it ran, with which versions, and what was said |
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from comodal.config import RunConfig, build_method, build_problem, read_yaml, validated
+from comodal.data.atomic import replacing
+from comodal.data.cohort import Cohort
+from comodal.data.preprocessing import Fitted, Preparer
+from comodal.data.text import Tokenizer
+from comodal.errors import ConfigError, RunError, message
+from comodal.evaluation.results import Results
+from comodal.method import Method, Problem
+
+PACKAGES = ("torch", "monai", "lightning-fabric", "numpy", "scipy", "nibabel", "pillow", "pandas")
+MAX_JSON_BYTES = 200_000_000
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes a state dict as safetensors, whole or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    with replacing(path) as file:
+        file.write(save(plain))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads safetensors; a damaged or hostile file is a RunError, and nothing in it can run."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
+        do = "Copy the run again, or train it again"
+        got = str(error)[:120]
+        raise RunError(message("weights", "be an intact safetensors file", got, file=str(path), do=do)) from None
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Plain values of a JSON file.
+
+    Raises:
+        RunError: It is missing, too large or not JSON.
+    """
+    do = "Copy the run folder again, whole"
+    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
+        got = "no file" if not path.is_file() else f"{path.stat().st_size} bytes"
+        raise RunError(message(what, f"be a file of the run of at most {MAX_JSON_BYTES} bytes", got, file=str(path), do=do))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(message(what, "be plain JSON", str(error)[:80] or type(error).__name__, file=str(path), do=do)) from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes plain values as JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write((json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, without names of people or machines."""
+    found = {}
+    for package in ("comodal", *PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": found,
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read back. Build it with `Run.create` or `Run.load`.
+
+    Attributes:
+        path: The folder.
+        config: Resolved configuration.
+        cohort: The run's own copy of the cohort.
+        splits: {"train" | "val" | "test": case ids}.
+        fitted: What preprocessing learned from training cases.
+        tokenizer: Where a modality is text.
+    """
+
+    path: Path
+    config: RunConfig
+    cohort: Cohort
+    splits: Mapping[str, list[str]]
+    fitted: Fitted
+    tokenizer: Tokenizer | None = None
+
+    @staticmethod
+    def create(
+        path: Path, config: RunConfig, cohort: Cohort, *, splits: Mapping[str, list[str]], fitted: Fitted, tokenizer: Tokenizer | None
+    ) -> Run:
+        """Writes everything that is known before the first step. `config.cohort` becomes the run's own copy."""
+        path.mkdir(parents=True, exist_ok=True)
+        own = config.model_copy(update={"cohort": "cohort.csv"})
+        cohort.save(path / "cohort.csv")
+        write_json(path / "splits.json", dict(splits))
+        write_json(path / "preprocessing.json", fitted.model_dump(mode="json"))
+        if tokenizer is not None:
+            tokenizer.save(path / "tokenizer")
+        write_json(path / "environment.json", environment())
+        with replacing(path / "config.yaml") as file:  # last: its presence says that the folder is complete
+            file.write(own.to_yaml().encode())
+        return Run.load(path)
+
+    @staticmethod
+    def load(path: Path | str) -> Run:
+        """Reads a run folder. Only plain data is read, and only names of METHODS are imported.
+
+        Raises:
+            RunError: The folder is not a run, or a file in it is damaged.
+            ConfigError: Its configuration is not valid.
+        """
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            do = "Give the folder that comodal train wrote"
+            raise RunError(message("RUN", "be a run folder with a config.yaml", repr(str(path)), do=do))
+        config = validated(RunConfig, read_yaml(path / "config.yaml", "config"), "config").resolved()
+        splits = read_json(path / "splits.json", "splits.json")
+        if not isinstance(splits, dict) or not all(isinstance(ids, list) for ids in splits.values()):
+            do = "Copy the run folder again"
+            raise RunError(message("splits.json", "map split names to lists of cases", type(splits).__name__, file=str(path), do=do))
+        try:
+            fitted = validated(Fitted, read_json(path / "preprocessing.json", "preprocessing.json"), "preprocessing.json")
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None
+        return Run(path, config, Cohort.load(path / "cohort.csv"), splits, fitted, tokenizer)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What the method was built for."""
+        return build_problem(self.config, self.cohort, 0 if self.tokenizer is None else len(self.tokenizer))
+
+    @property
+    def label(self) -> str:
+        """How tables call this run's method."""
+        return self.config.method_name
+
+    def method(self, device: str | torch.device = "cpu") -> Method:
+        """The trained method in eval mode.
+
+        Raises:
+            RunError: The run has no weights yet, or they do not fit its configuration.
+        """
+        method = build_method(self.config, self.problem)
+        file = self.path / "weights.safetensors"
+        if not file.is_file():
+            do = "Finish the training with comodal train --resume"
+            raise RunError(message("RUN", "have been trained to its end", "no weights.safetensors", file=str(self.path), do=do))
+        weights = read_weights(file)
+        wanted = {name: tuple(tensor.shape) for name, tensor in method.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if wanted != found:
+            odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))[0]
+            do = "Take weights and config.yaml from the same run"
+            got = f"{odd}: {found.get(odd, 'missing')} instead of {wanted.get(odd, 'nothing')}"
+            raise RunError(message("weights", "fit the configuration", got, file=str(file), do=do))
+        method.load_state_dict(weights)
+        return method.to(device).eval()
+
+    def preparer(self, cohort: Cohort | None = None, *, cache: Path | None = None) -> Preparer:
+        """Prepares cases of the run's cohort (or of another one) as in training.
+
+        Args:
+            cohort: Another cohort with the modalities of the run.
+            cache: Where prepared arrays are kept; None keeps none.
+        """
+        problem = self.problem
+        return Preparer(
+            cohort if cohort is not None else self.cohort,
+            self.config.data.preprocessing(),
+            modalities=problem.names,
+            targets=[t.name for t in problem.targets],
+            fitted=self.fitted,
+            cache=cache,
+            spatial_dims=problem.spatial_dims,
+            tokenizer=self.tokenizer,
+        )
+
+    @property
+    def cache(self) -> Path:
+        """Where the run keeps prepared arrays: `data.cache`, or a folder of its own."""
+        return Path(self.config.data.cache) if self.config.data.cache else self.path / "cache"
+
+    def results(self, split: str = "test") -> Results | None:
+        """What an evaluation wrote, None where there was none."""
+        file = self.path / "results" / f"{split}.json"
+        return Results.load(file) if file.is_file() else None

@@ -1,0 +1,1 @@
+"""Many runs: methods x seeds x folds, resumable run by run, with paired statistics."""

@@ -1,0 +1,146 @@
+"""`comodal study`: trains and evaluates methods x seeds x folds one after the other, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from comodal.config import DataConfig, RunConfig, TrainingConfig, read_yaml, validated
+from comodal.data.splits import SplitConfig
+from comodal.errors import ConfigError, message, nearest
+from comodal.evaluation.results import Results
+from comodal.run import Run
+from comodal.study.evaluating import evaluate_run, finished, run_folder
+from comodal.training.events import Emit, Said, silent
+from comodal.training.train import train_run
+
+
+class Arm(BaseModel):
+    """One method of a study.
+
+    Attributes:
+        name: Key of METHODS.
+        label: How tables call it; the name by default.
+        config: The method's own keys.
+        data, training: What this arm has otherwise than the study, merged over the study's sections.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    label: str = ""
+    config: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The label, or the name."""
+        return self.label or self.name
+
+
+class StudyConfig(BaseModel):
+    """A study.
+
+    Attributes:
+        cohort: cohort.csv, relative to the study's file.
+        methods: The arms.
+        reference: Label of the arm with which the others are compared; the first by default.
+        seeds: One training for each.
+        folds: Numbers of the folds to run; null trains on one split.
+        split: Which part is evaluated.
+        data, splits, training: As in a run's configuration; the seed of each run is put in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cohort: str
+    methods: tuple[Arm, ...] = Field(min_length=1)
+    reference: str = ""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    folds: tuple[int, ...] | None = None
+    split: str = "test"
+    data: DataConfig = DataConfig()
+    splits: SplitConfig = SplitConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        out: Its folder.
+        config: What was run.
+        runs: {label: run folders}, seeds and folds in order.
+        results: {label: results}, in the same order.
+        reference: Label of the arm with which the others are compared.
+    """
+
+    out: Path
+    config: StudyConfig
+    runs: dict[str, list[Path]]
+    results: dict[str, list[Results]]
+    reference: str
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Reads and validates a study; the cohort's path becomes absolute.
+
+    Raises:
+        ConfigError: A key, a method, a label or the reference is wrong.
+    """
+    config = validated(StudyConfig, read_yaml(path, "study"), "study")
+    labels = [arm.title for arm in config.methods]
+    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    if doubled:
+        do = "Give each arm its own label"
+        raise ConfigError(message("study.methods", "have distinct labels", doubled[0], do=do))
+    for label in labels:
+        if not label.replace("-", "").replace("_", "").replace(".", "").isalnum() or label.startswith("."):
+            raise ConfigError(message("study.methods.label", "be letters, digits, '-', '_' or '.'", repr(label), do="Rename the arm"))
+    if config.reference and config.reference not in labels:
+        raise ConfigError(message("study.reference", "be a label", repr(config.reference), do=nearest(config.reference, labels)))
+    cohort = Path(config.cohort)
+    return config.model_copy(update={"cohort": str(cohort if cohort.is_absolute() else path.resolve().parent / cohort)})
+
+
+def arm_config(study: StudyConfig, arm: Arm, *, seed: int, fold: int | None, cache: Path) -> RunConfig:
+    """The configuration of one run; all runs share one cache of prepared arrays."""
+    data = {"cache": str(cache), **study.data.model_dump(mode="json", exclude={"cache"} if not study.data.cache else set()), **arm.data}
+    training = {**study.training.model_dump(mode="json"), **arm.training, "seed": seed}
+    splits = study.splits.model_dump(mode="json") | ({} if fold is None else {"fold": fold})
+    values = {"cohort": study.cohort, "method": {"name": arm.name, **arm.config}, "data": data, "splits": splits, "training": training}
+    return validated(RunConfig, values, f"study arm {arm.title}").resolved()
+
+
+def run_study(path: Path, out: Path, *, emit: Emit = silent) -> StudyResult:
+    """Runs what has not been run yet; a run that was stopped goes on where it was.
+
+    Args:
+        path: study.yaml.
+        out: Folder of the study.
+        emit: Listener for progress and warnings.
+
+    Returns:
+        All results.
+    """
+    study = load_study(path)
+    folds: tuple[int | None, ...] = study.folds if study.folds is not None else (None,)
+    plan = [(arm, fold, seed) for arm in study.methods for fold in folds for seed in study.seeds]
+    configs = [arm_config(study, arm, seed=seed, fold=fold, cache=out / "cache") for arm, fold, seed in plan]  # all mistakes first
+    runs: dict[str, list[Path]] = {arm.title: [] for arm in study.methods}
+    results: dict[str, list[Results]] = {arm.title: [] for arm in study.methods}
+    for number, ((arm, fold, seed), config) in enumerate(zip(plan, configs, strict=True), start=1):
+        folder = run_folder(out, arm.title, seed, fold)
+        emit(Said("info", f"run {number} of {len(plan)}: {folder.name}"))
+        known = finished(Run.load(folder), study.split) if (folder / "config.yaml").is_file() else None
+        if known is None:
+            run = train_run(config, folder, resume=True, emit=emit)
+            known = evaluate_run(run, split=study.split, device=config.training.device, emit=emit)
+        runs[arm.title].append(folder)
+        results[arm.title].append(known.model_copy(update={"method": arm.title}))
+    return StudyResult(out, study, runs, results, study.reference or study.methods[0].title)

@@ -1,0 +1,82 @@
+"""Which samples make up which step, on which process. Everything depends on (seed, epoch, index) only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch.utils.data import DataLoader
+
+from comodal.batch import Batch, Sample
+from comodal.errors import ConfigError, message
+
+
+class Draws(Protocol):
+    """What a data set of draws must offer (see `comodal.data.sampling`)."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose draws are handed out."""
+
+    def __len__(self) -> int:
+        """Draws in an epoch."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """A draw; depends on (seed, epoch, index) only."""
+
+
+@dataclass
+class Feed:
+    """Steps through the draws of a stage.
+
+    Step k of an epoch takes the draws k B ... (k + 1) B - 1, of which process r of W takes the r-th of W equal parts, so that
+    W processes together see exactly what one process sees.
+
+    Attributes:
+        draws: The data set.
+        collate: From samples to a batch.
+        batch_size: B, over all processes together.
+        rank, world: r and W.
+        workers: Processes that load data.
+    """
+
+    draws: Draws
+    collate: Callable[[Sequence[Sample]], Batch]
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world:
+            raise ConfigError(
+                message(
+                    "training.batch_size",
+                    f"be divisible by the number of processes ({self.world})",
+                    self.batch_size,
+                    do=f"Choose {self.world * max(1, self.batch_size // self.world)}",
+                )
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch, at least one; what is left over takes its chance in the next epoch's order."""
+        return max(1, len(self.draws) // self.batch_size)
+
+    def indices(self, step: int) -> list[int]:
+        """This process's draws of a step of an epoch; fewer draws than a batch are repeated in turn."""
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        return [i % len(self.draws) for i in range(first, first + share)]
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on."""
+        self.draws.set_epoch(epoch)
+        order = [self.indices(step) for step in range(start, self.steps_per_epoch)]
+        loader: DataLoader[Sample] = DataLoader(
+            self.draws,  # type: ignore[arg-type]  # a Protocol, not torch's Dataset class
+            batch_sampler=order,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+        )
+        yield from loader

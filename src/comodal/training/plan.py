@@ -1,0 +1,177 @@
+"""`comodal init`: a complete configuration for these data and this machine, each value with its reason."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+
+from comodal.config import DataConfig, RunConfig, TrainingConfig, build_method, build_problem, validated
+from comodal.data.cohort import Cohort
+from comodal.data.reading import read_header
+from comodal.data.splits import SplitConfig
+from comodal.errors import ConfigError, DataError, message
+from comodal.method import Method
+from comodal.methods import load_method
+from comodal.testing.batches import make_batch
+from comodal.training.schedule import build_optimisers
+
+LOOKED_AT = 16  # cases whose headers are read
+CPU_VOXELS = 1_000_000  # a larger volume is seen coarser on a CPU
+DEFAULT_MINUTES = 10.0
+AUGMENT_SHARE = 0.75  # of the time goes to steps; the rest to reading, augmentation and validation
+
+
+@dataclass(frozen=True)
+class InitResult:
+    """A configuration and the same as commented YAML."""
+
+    config: RunConfig
+    text: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the headers of some cases say: median shape (X, Y, Z) and spacing in mm, whether the spacing is stated."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    stated: bool
+    same_spacing: bool
+    cases: int
+
+
+def look(cohort: Cohort) -> Seen | None:
+    """Reads the header of the first present image of up to 16 cases; None where no modality is an image."""
+    images = [m.name for m in cohort.modalities if m.kind == "image"]
+    headers = []
+    for case in cohort.cases:
+        name = next((n for n in images if n in case.cells), None)
+        if name is None or len(headers) == LOOKED_AT:
+            continue
+        spec = cohort.spec(name)
+        file = cohort.file(case, name)
+        headers.append(read_header(file, files=spec.files, channel=spec.channel, subject=case.id, modality=name))
+    if not images:
+        return None
+    if not headers:
+        raise DataError(message("cohort", "have a case with an image", "none", do="Fill a modality's column"))
+    x, y, z = (int(median(h.shape[axis] for h in headers)) for axis in range(3))
+    dx, dy, dz = (float(median(h.spacing[axis] for h in headers)) for axis in range(3))
+    spread = max(max(abs(h.spacing[a] / s - 1) for a, s in enumerate((dx, dy, dz))) for h in headers)
+    return Seen((x, y, z), (dx, dy, dz), all(h.has_spacing for h in headers), spread < 0.01, len(headers))
+
+
+def _sides(shape: tuple[int, ...], most: int, step: int) -> tuple[int, ...]:
+    """A patch: each side of the volume rounded up to a multiple of `step`, at most `most`, at least 2 steps."""
+    return tuple(max(2 * step, min(most, -(-side // step) * step)) for side in shape)
+
+
+def _plan_images(seen: Seen, spatial_dims: int | None, gpu: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """Data keys, method keys and reasons for image problems."""
+    why: dict[str, str] = {}
+    flat = seen.shape[2] == 1
+    thick = seen.shape[2] < 32 or seen.spacing[2] > 3 * min(seen.spacing[:2])
+    dims = spatial_dims or (2 if flat or thick else 3)
+    what = "pictures" if flat else f"volumes of about {seen.shape} voxels at {tuple(round(s, 2) for s in seen.spacing)} mm"
+    why["spatial_dims"] = f"{what}; {'few or thick slices' if thick and not flat else 'as asked' if spatial_dims else 'its nature'}"
+    spacing: Any = "native"
+    shape = seen.shape
+    why["spacing"] = "all files have one spacing" if seen.same_spacing else "files differ; their median"
+    if not seen.same_spacing and seen.stated:
+        spacing = [round(s, 3) for s in seen.spacing]
+    voxels = shape[0] * shape[1] * shape[2]
+    if dims == 3 and voxels > CPU_VOXELS and not gpu and seen.stated:
+        factor = (voxels / CPU_VOXELS) ** (1 / 3)
+        spacing = [round(s * factor, 2) for s in seen.spacing]
+        shape = (round(shape[0] / factor), round(shape[1] / factor), round(shape[2] / factor))
+        why["spacing"] = f"coarser by {factor:.1f} than the files, so that a CPU can train; predictions are written at full size"
+    levels = 5 if dims == 2 else 4
+    step = 2 ** (levels - 1)
+    patch = _sides(shape[:dims], 256 if dims == 2 else (128 if gpu else 48), step)
+    why["patch"] = f"multiples of {step} for a network of {levels} levels; volumes that are larger are seen through windows"
+    data = {"spatial_dims": dims, "patch": list(patch), "spacing": spacing, "draws_per_case": min(16, seen.shape[2]) if dims == 2 else 4}
+    why["draws_per_case"] = "patches or slices from each case in an epoch"
+    return data, {"levels": levels, "width": 32 if gpu else 16}, why
+
+
+def seconds_per_step(method: Method, batch_size: int, *, device: str) -> float:
+    """Median of three training steps of the first stage on made-up data, after one that is not counted."""
+    stage = method.to(device).stages()[0]
+    method.enter(stage)
+    optimisers = build_optimisers(method, stage)
+    batch = make_batch(method.problem, batch_size).to(device)
+    taken = []
+    for _ in range(4):
+        began = time.perf_counter()
+        for optimiser in optimisers.values():
+            optimiser.zero_grad()
+        torch.stack(list(method.losses(batch, stage).values())).sum().backward()  # type: ignore[no-untyped-call]
+        for optimiser in optimisers.values():
+            optimiser.step()
+        taken.append(time.perf_counter() - began)
+    return float(median(taken[1:]))
+
+
+def plan(name: str, cohort_csv: Path, *, minutes: float | None = None, spatial_dims: int | None = None) -> InitResult:
+    """Chooses every value of a configuration from the cohort's headers and the speed of this machine.
+
+    Args:
+        name: A method.
+        cohort_csv: The cohort.
+        minutes: How long training may take here; 10 by default.
+        spatial_dims: 2 or 3 to override the choice.
+
+    Returns:
+        The configuration and its YAML with a reason beside each chosen value.
+    """
+    cls = load_method(name)
+    cohort = Cohort.load(cohort_csv)
+    gpu = torch.cuda.is_available()
+    seen = look(cohort)
+    data, keys, why = _plan_images(seen, spatial_dims, gpu) if seen is not None else ({}, {}, {})
+    fields = cls.Config.model_fields
+    keys = {key: value for key, value in keys.items() if key in fields}
+    batch = (16 if seen is not None and data["spatial_dims"] == 2 else 4) if seen is not None else 16
+    training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
+    splits = {"fractions": [0.7, 0.1, 0.2]} if len(cohort) >= 20 else {"fractions": [0.6, 0.2, 0.2]}
+    values = {"cohort": str(cohort_csv), "method": {"name": name, **keys}, "data": data, "splits": splits, "training": training}
+    config = validated(RunConfig, values, "config").resolved()
+    why["batch_size"] = "fits two cores and a few GiB" if not gpu else "fits one GPU"
+    why["precision"] = "bf16 on a GPU" if gpu else "full precision on a CPU"
+    why["fractions"] = f"training, validation and test shares of {len(cohort)} cases, by group"
+    if "steps" in fields:
+        budget = (DEFAULT_MINUTES if minutes is None else minutes) * 60
+        if budget <= 0:
+            raise ConfigError(message("--minutes", "be above 0", minutes, do="For instance --minutes 10"))
+        pace = seconds_per_step(build_method(config, build_problem(config, cohort)), batch, device="cuda" if gpu else "cpu")
+        steps = max(50, int(budget * AUGMENT_SHARE / pace))
+        config = config.model_copy(update={"method": {**config.method, "steps": steps}})
+        why["steps"] = f"about {budget / 60:.3g} minutes here, at {pace:.2g} s a step"
+    return InitResult(config, commented(config, why))
+
+
+def commented(config: RunConfig, why: dict[str, str]) -> str:
+    """YAML with a reason (or what the schema says) beside each value."""
+    about = {key: field.description or "" for key, field in config.method_class().Config.model_fields.items()}
+    sections: dict[str, type[Any]] = {"data": DataConfig, "splits": SplitConfig, "training": TrainingConfig}
+    lines = [f"# {config.method_class().paper}", ""]
+    for key, value in config.model_dump(mode="json").items():
+        if not isinstance(value, dict):
+            lines.append(_line("", key, value, ""))
+            continue
+        lines += ["", f"{key}:"]
+        fields = about if key == "method" else {k: f.description or "" for k, f in sections[key].model_fields.items()}
+        lines += [_line("  ", k, v, why.get(k) or fields.get(k, "")) for k, v in value.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(indent: str, key: str, value: Any, reason: str) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    line = f"{indent}{key}: {text}"
+    return f"{line:<36} # {reason}" if reason else line

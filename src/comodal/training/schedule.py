@@ -1,0 +1,63 @@
+"""Optimisers of a stage and their learning rates: pure functions of the step, so that resuming needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from comodal.method import Method, Optimiser, Stage
+
+
+def rate_factor(optimiser: Optimiser, step: int, total: int) -> float:
+    """What the highest learning rate is multiplied by at a step.
+
+    Linear warm-up to 1 over the first `warmup * total` steps, then over the rest t = 0 ... 1: poly (1 - t)^0.9, cosine
+    (1 + cos(pi t)) / 2, or constant 1.
+
+    Args:
+        optimiser: Has `schedule` and `warmup`.
+        step: 0 is the first.
+        total: Steps of the stage.
+
+    Returns:
+        A factor in (0, 1].
+
+    >>> [round(rate_factor(Optimiser(schedule="poly", warmup=0.5), s, 4), 3) for s in range(4)]
+    [0.5, 1.0, 1.0, 0.536]
+    """
+    warm = round(optimiser.warmup * total)
+    if step < warm:
+        return (step + 1) / warm
+    t = (step - warm) / max(1, total - warm)
+    if optimiser.schedule == "poly":
+        return float((1 - t) ** 0.9)
+    return (1 + math.cos(math.pi * t)) / 2 if optimiser.schedule == "cosine" else 1.0
+
+
+def build_optimisers(method: Method, stage: Stage) -> dict[str, torch.optim.Optimizer]:
+    """One torch optimiser per prefix of the stage that has parameters; {prefix: optimiser} in the stage's order."""
+    groups: dict[str, list[torch.nn.Parameter]] = {prefix: [] for prefix in stage.optimisers}
+    for name, parameter in method.named_parameters():
+        if stage.trains(name):
+            groups[stage.optimiser_of(name)].append(parameter)
+    return {prefix: _build(stage.optimisers[prefix], found) for prefix, found in groups.items() if found}
+
+
+def _build(how: Optimiser, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    if how.name == "sgd":
+        return torch.optim.SGD(parameters, lr=how.rate, momentum=0.99, nesterov=True, weight_decay=how.weight_decay)
+    kind = torch.optim.AdamW if how.name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=how.rate, weight_decay=how.weight_decay)
+
+
+def set_rates(optimisers: Mapping[str, torch.optim.Optimizer], stage: Stage, *, step: int, total: int) -> dict[str, float]:
+    """Sets the learning rates of a step and returns them by prefix."""
+    rates = {}
+    for prefix, optimiser in optimisers.items():
+        how = stage.optimisers[prefix]
+        rates[prefix] = how.rate * rate_factor(how, step, total)
+        for group in optimiser.param_groups:
+            group["lr"] = rates[prefix]
+    return rates

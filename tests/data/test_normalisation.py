@@ -1,0 +1,71 @@
+"""Normalisation and what is fitted for it, against numbers derived by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec
+from comodal.data.normalisation import CtNumbers, Fitted, PreprocessingConfig, fit, normalise
+from comodal.errors import ConfigError, DataError
+from comodal.modality import Modality
+
+
+def test_zscore_inside_the_non_zero_voxels() -> None:
+    got = normalise(np.array([0, 0, 2, 4, 6], dtype=np.int16).reshape(1, 5, 1, 1), "zscore-nonzero").ravel()
+    assert got.dtype == np.float32
+    assert np.allclose(got, [0, 0, -np.sqrt(1.5), 0, np.sqrt(1.5)])
+    # 1 zero among 21 voxels is less than 5 %: a value like any other
+    few = normalise(np.arange(21).reshape(1, 21, 1, 1), "zscore-nonzero").ravel()
+    assert np.allclose(few, (np.arange(21) - 10) / np.arange(21).std())
+
+
+@pytest.mark.parametrize("scheme", ["zscore", "zscore-nonzero", "unit"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+def test_constant_image_becomes_zero(scheme: str, value: float) -> None:
+    image = np.full((2, 3, 3, 3), value, dtype=np.float64)
+    assert not normalise(image, scheme).any()  # type: ignore[arg-type]
+
+
+def test_ct_pictures_and_no_scheme() -> None:
+    numbers = CtNumbers(low=-100, high=200, mean=50, deviation=25)
+    hu = np.array([-1000, 50, 3000], dtype=np.int16).reshape(1, 3, 1, 1)
+    assert normalise(hu, "ct", numbers).ravel().tolist() == [-6, 0, 6]
+    assert normalise(np.array([[[[0, 51, 255]]]], dtype=np.uint8), "unit").ravel().tolist() == pytest.approx([0, 0.2, 1])
+    assert normalise(np.array([[[[100, 300, 200]]]], dtype=np.uint16), "unit").ravel().tolist() == [0, 1, 0.5]
+    assert normalise(hu, "none").ravel().tolist() == [-1000, 50, 3000]
+    with pytest.raises(ConfigError, match="must have fitted numbers for ct"):
+        normalise(hu, "ct")
+
+
+def test_scheme_goes_by_kind_unless_named() -> None:
+    auto, named = PreprocessingConfig(), PreprocessingConfig(normalise={"t1": "zscore"})
+    assert auto.scheme(Modality("t1")) == "zscore-nonzero" and named.scheme(Modality("t1")) == "zscore"
+    assert named.scheme(Modality("ct", unit="HU")) == "ct"
+    assert auto.scheme(Modality("xray", spatial_dims=2)) == "unit"
+    with pytest.raises(ConfigError, match=r"data.normalise must name modalities of the cohort; got 'flar'. Did you mean flair"):
+        PreprocessingConfig(normalise={"flar": "ct"}).check_names(["t1", "t2"])
+    for wrong in ({"spacing": (1, 0, 1)}, {"resize": (-4, 4)}, {"spacng": "native"}):
+        with pytest.raises(ValueError, match="must be positive|Extra inputs"):
+            PreprocessingConfig.model_validate(wrong)
+
+
+def test_ct_numbers_are_fitted_on_training_bodies_only(tmp_path: Path) -> None:
+    spec = [ModalitySpec(name="ct", unit="HU"), ModalitySpec(name="t1")]
+    values = {"a": [-1000, 0, 10], "b": [-1000, -1000, 20], "c": [9000, 9000, 9000]}
+    for name, line in values.items():
+        image = nib.Nifti1Image(np.array(line, dtype=np.int16).reshape(3, 1, 1), np.eye(4))  # type: ignore[no-untyped-call,attr-defined]
+        nib.save(image, tmp_path / f"{name}.nii")  # type: ignore[attr-defined]
+    meta = CohortMeta(schema=1, layout="csv", root=str(tmp_path), modalities=spec)
+    # t1 is listed but missing: only what needs fitting is opened
+    cohort = Cohort.build(meta, [Case.build(n, cells={"ct": f"{n}.nii", "t1": "none.nii"}) for n in values], tmp_path)
+    fitted = fit(cohort, ["a", "b"], PreprocessingConfig())
+    assert fitted.ct["ct"].mean == pytest.approx(10, abs=0.1)
+    assert (fitted.ct["ct"].low, fitted.ct["ct"].high) == pytest.approx((0.1, 19.9))
+    assert Fitted.model_validate_json(fitted.model_dump_json()) == fitted
+    assert fit(cohort, ["a"], PreprocessingConfig(), modalities=["t1"]) == Fitted()
+    with pytest.raises(DataError, match=r"modality must be present .* \[modality ct\]"):
+        fit(cohort, [], PreprocessingConfig())

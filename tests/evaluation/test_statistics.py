@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from comodal.errors import ConfigError
+from comodal.evaluation.statistics import bootstrap_interval, holm, interval_of, paired_difference, resampling_weights
+
+
+def test_the_interval_equals_a_slow_bootstrap_with_the_same_draws() -> None:
+    values = np.random.default_rng(1).normal(size=9)
+    rng = np.random.default_rng(7)
+    means = [values[row].mean() for row in rng.integers(0, 9, (500, 9))]
+    assert bootstrap_interval(values, resamples=500, seed=7) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))))
+
+
+def test_the_interval_has_the_width_of_theory_for_many_subjects() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_interval(values) or (0, 0)
+    assert low < values.mean() < high
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.06)
+
+
+def test_two_sessions_of_a_patient_are_resampled_together() -> None:
+    """Copying every case into a second session adds no knowledge, so that the interval may not shrink."""
+    values = np.random.default_rng(2).normal(size=30)
+    patients = [str(i) for i in range(30)]
+    once = bootstrap_interval(values, patients)
+    assert bootstrap_interval(np.r_[values, values], patients * 2) == pytest.approx(once)
+    low, high = bootstrap_interval(np.r_[values, values]) or (0, 0)
+    assert once is not None
+    assert high - low < 0.8 * (once[1] - once[0])
+
+
+def test_patients_of_different_size_weigh_by_their_cases() -> None:
+    """Two patients, one with three cases of 1 and one with a case of 0: resamples have mean 1, 3/4 or 0."""
+    values, patients = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
+    assert bootstrap_interval(values, patients) == (0.0, 1.0)
+    weights = resampling_weights(4, patients, resamples=200)
+    assert weights is not None
+    means = {round(m, 9) for m in (weights @ values / weights.sum(axis=1)).tolist()}
+    assert means == {0.0, 0.75, 1.0}
+
+
+@pytest.mark.parametrize("values", [[], [0.3], [0.3, math.nan]])
+def test_there_is_no_interval_of_one_subject(values: list[float]) -> None:
+    assert bootstrap_interval(values) is None
+
+
+def test_several_cases_of_one_patient_have_no_interval() -> None:
+    assert bootstrap_interval([0.1, 0.9, 0.4], ["p", "p", "p"]) is None
+    assert resampling_weights(3, ["p", "p", "p"]) is None
+
+
+def test_cases_without_a_number_are_left_out() -> None:
+    some = [0.1, math.nan, 0.9, 0.4]
+    assert bootstrap_interval(some, ["a", "b", "c", "d"]) == bootstrap_interval([0.1, 0.9, 0.4])
+
+
+def test_the_seed_decides() -> None:
+    values = np.random.default_rng(3).normal(size=12)
+    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+
+
+def test_an_interval_needs_half_of_its_resamples() -> None:
+    assert interval_of(np.array([1.0, math.nan, math.nan])) is None
+    assert interval_of(np.array([1.0, 1.0, math.nan])) == (1.0, 1.0)
+
+
+def test_a_wrong_number_of_groups_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"groups must have one entry per case \(2\); got 1"):
+        bootstrap_interval([1.0, 2.0], ["a"])
+
+
+def test_a_paired_difference_counts_common_cases_only() -> None:
+    a = {"p1": 0.9, "p2": 0.7, "p3": None, "p5": 0.4}
+    b = {"p1": 0.8, "p2": 0.7, "p3": 0.1, "p4": 0.2, "p5": math.nan}
+    found = paired_difference(a, b)
+    assert found.n == 2
+    assert found.value == pytest.approx(0.05)
+    assert found.ci95 == pytest.approx((0.0, 0.1))
+
+
+def test_pairing_sees_a_difference_that_the_spread_between_patients_hides() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 0.9, 20)
+    a = {str(i): base[i] + 0.02 for i in range(20)}
+    b = {str(i): base[i] for i in range(20)}
+    found = paired_difference(a, b)
+    assert found.value == pytest.approx(0.02)
+    assert found.ci95 == pytest.approx((0.02, 0.02))
+    assert found.p_value is not None
+    assert found.p_value < 0.001
+
+
+def test_wilcoxon_drops_patients_without_a_difference() -> None:
+    values = [0.1, 0.2, -0.05, 0.3, 0.15, 0.25]
+    a = {str(i): v for i, v in enumerate([*values, 0.0, 0.0])}
+    b = dict.fromkeys(a, 0.0)
+    assert paired_difference(a, b).p_value == pytest.approx(stats.wilcoxon(values).pvalue)
+    same = paired_difference(b, b)
+    assert (same.value, same.p_value, same.ci95) == (0.0, 1.0, (0.0, 0.0))
+
+
+def test_wilcoxon_counts_patients_not_sessions() -> None:
+    a = {f"p{i}_{s}": 0.1 * (i + 1) for i in range(6) for s in range(3)}
+    b = dict.fromkeys(a, 0.0)
+    groups = {case: case.split("_")[0] for case in a}
+    assert paired_difference(a, b, groups=groups).p_value == pytest.approx(2 / 2**6)  # six patients, all signs equal
+    assert paired_difference(a, b, groups=groups).n == 18
+
+
+def test_no_common_case_gives_no_number() -> None:
+    found = paired_difference({"a": 1.0}, {"b": 1.0})
+    assert (found.value, found.ci95, found.n, found.p_value) == (None, None, 0, None)
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.01 x 3, 0.02 x 2, 0.03 x 1, never below the one before: 0.03, 0.04, 0.04."""
+    assert holm([0.03, 0.01, None, 0.02]) == [pytest.approx(0.04), pytest.approx(0.03), None, pytest.approx(0.04)]
+    assert holm([]) == []
+    assert holm([None]) == [None]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
