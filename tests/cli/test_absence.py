@@ -6,7 +6,6 @@ cut short, of another grid), all that `evaluate` and `predict` write must stay t
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from comodal.cli.main import main
+from comodal.data.cohort import Cohort
 from comodal.methods import METHODS
 
 UNUSED = ("t1", "t2")
@@ -52,10 +52,10 @@ def truncated(file: Path) -> None:
 def other_grid(file: Path) -> None:
     """Makes it an image of other size, spacing, orientation and place."""
     image = nib.Nifti1Image.from_filename(file)
-    data = np.asarray(image.dataobj)[::-1, ::2, 3:]
-    affine = image.affine @ np.diag([-1.0, 2.0, 1.0, 1.0])
-    affine[:3, 3] += (40.0, -7.0, 11.0)
-    nib.save(nib.Nifti1Image(np.ascontiguousarray(data), affine), file)
+    part = image.slicer[::-1, ::2, 3:]
+    affine = np.array(part.affine)
+    affine[:3, 3] += (4.0, -7.0, 3.0)
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(part.dataobj), affine), file)
 
 
 State = Callable[[Path], None]
@@ -63,8 +63,8 @@ STATES: tuple[State, ...] = (intact, deleted, noise, truncated, other_grid)
 
 
 def files(cohort: Path, column: str) -> list[Path]:
-    with cohort.open(encoding="utf-8-sig", newline="") as table:
-        return [cohort.parent / row[column] for row in csv.DictReader(table)]
+    loaded = Cohort.load(cohort)
+    return [loaded.file(case, column) for case in loaded.cases]
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,15 @@ def test_unused_files_change_no_byte(run: Path, phantom: Path, tmp_path: Path, u
         assert [file for file in whole if other[file] != whole[file]] == [], name
 
 
-def test_the_used_files_are_read(run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_used_files_do_change_what_is_written(
+    run: Path, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = written(*fresh(run, phantom, tmp_path / "x"))
     copy, cohort = fresh(run, phantom, tmp_path / "x")
+    change(cohort, "t1ce", other_grid)
+    other = written(copy, cohort)
+    assert all(other[file] != whole[file] for file in whole)
     change(cohort, "flair", truncated)
+    capsys.readouterr()
     assert main(["evaluate", str(copy), "--cohort", str(cohort), "--use", "flair,t1ce", "--device", "cpu"]) == 2
     assert "modality flair" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from comodal.cli.main import main
+from comodal.data.cohort import Cohort
 
 TINY = [
     "--set=method.width=4",
@@ -28,8 +28,8 @@ TINY = [
 
 def cells(cohort: Path, column: str) -> dict[str, Path]:
     """{subject: file} of one column."""
-    with cohort.open(encoding="utf-8-sig", newline="") as file:
-        return {row["subject"]: cohort.parent / row[column] for row in csv.DictReader(file)}
+    loaded = Cohort.load(cohort)
+    return {case.id: loaded.file(case, column) for case in loaded.cases}
 
 
 def document(words: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 0) -> Any:
@@ -73,7 +73,7 @@ def test_the_cohort_is_whole(cohort: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_index_counts_what_is_there(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "again.csv"
-    found = document(["index", "brats", str(cohort.parent), "--out", str(out)], capsys)
+    found = document(["index", "brats", str(cohort.parent / "files"), "--out", str(out)], capsys)
     assert found["subjects"] == 6
     assert found["present"] == {"t1": 6, "t1ce": 6, "t2": 6, "flair": 6}
     assert out.is_file() and out.with_suffix(".yaml").is_file()

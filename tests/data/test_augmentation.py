@@ -127,7 +127,9 @@ def test_mirroring_and_quarter_turn_are_exact() -> None:
 
 def test_images_and_targets_of_a_grid_move_together() -> None:
     sample = sample_of(3)
-    body = (sample.inputs["flair"] > 0).float()  # type: ignore[operator]
+    flair = sample.inputs["flair"]
+    assert isinstance(flair, Tensor)
+    body = (flair > 0).float()
     moved = 0
     for index in range(30):
         same_body = replace(sample, inputs={**sample.inputs, "flair": body, "t1": body})
@@ -183,5 +185,5 @@ def test_other_kinds_pass_and_presets_are_checked() -> None:
         assert list(got.inputs) == ["flair", "note", "age"]
         assert got.inputs["note"] is text and got.inputs["age"] is features
     assert augment(sample, seed=(0,), grids=GRIDS, preset="none") is sample
-    with pytest.raises(ConfigError, match=r"augment must be a known preset; got 'nnUNet'. Did you mean nnunet\? Known"):
+    with pytest.raises(ConfigError, match=r"augment must be a known preset; got 'nnUNet'. Did you mean nnunet or none\? Known"):
         augment(sample, seed=(0,), grids=GRIDS, preset="nnUNet")

@@ -51,13 +51,13 @@ def test_overlap_of_fields_of_view() -> None:
 
 
 def test_linear_function_survives_resampling() -> None:
-    turned = nib.affines.from_matvec(  # type: ignore[no-untyped-call]
-        nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.1, 0.9, 2.0]),  # type: ignore[no-untyped-call]
+    turned = nib.affines.from_matvec(
+        nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.1, 0.9, 2.0]),
         [3.0, -2.0, 1.0],
     )
     source = Grid((20, 20, 12), turned)
     centre = source.affine @ [9.5, 9.5, 5.5, 1]
-    target = Grid((6, 5, 4), nib.affines.from_matvec(np.eye(3), centre[:3] - [2.5, 2, 1.5]))  # type: ignore[no-untyped-call]
+    target = Grid((6, 5, 4), nib.affines.from_matvec(np.eye(3), centre[:3] - [2.5, 2, 1.5]))
 
     def plane(grid: Grid) -> Array:
         at = np.indices(grid.shape).reshape(3, -1)
@@ -94,7 +94,7 @@ def test_regions_stay_nested_when_resampled() -> None:
     outer = np.zeros((16, 16, 4), dtype=np.uint8)
     outer[3:13, 3:13], inner = 1, np.zeros_like(outer)
     inner[5:8, 4:11] = 1
-    source = Grid(outer.shape, np.eye(4))  # type: ignore[arg-type]
+    source = Grid(outer.shape, np.eye(4))
     got = resample_mask(np.stack([outer, inner]), source, source.respaced((1.5, 0.7, 1)))
     assert got.dtype == np.uint8 and set(np.unique(got)) == {0, 1}
     assert (got[1] <= got[0]).all()

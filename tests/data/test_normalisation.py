@@ -47,9 +47,9 @@ def test_scheme_goes_by_kind_unless_named() -> None:
     assert named.scheme(Modality("ct", unit="HU")) == "ct"
     assert auto.scheme(Modality("xray", spatial_dims=2)) == "unit"
     with pytest.raises(ConfigError, match=r"data.normalise must name modalities of the cohort; got 'flar'. Did you mean flair"):
-        PreprocessingConfig(normalise={"flar": "ct"}).check_names(["t1", "t2"])
+        PreprocessingConfig(normalise={"flar": "ct"}).check_names(["t1", "flair"])
     for wrong in ({"spacing": (1, 0, 1)}, {"resize": (-4, 4)}, {"spacng": "native"}):
-        with pytest.raises(ValueError, match="must be positive|Extra inputs"):
+        with pytest.raises(ValueError, match=r"must be positive|Extra inputs"):
             PreprocessingConfig.model_validate(wrong)
 
 
@@ -57,9 +57,9 @@ def test_ct_numbers_are_fitted_on_training_bodies_only(tmp_path: Path) -> None:
     spec = [ModalitySpec(name="ct", unit="HU"), ModalitySpec(name="t1")]
     values = {"a": [-1000, 0, 10], "b": [-1000, -1000, 20], "c": [9000, 9000, 9000]}
     for name, line in values.items():
-        image = nib.Nifti1Image(np.array(line, dtype=np.int16).reshape(3, 1, 1), np.eye(4))  # type: ignore[no-untyped-call,attr-defined]
-        nib.save(image, tmp_path / f"{name}.nii")  # type: ignore[attr-defined]
-    meta = CohortMeta(schema=1, layout="csv", root=str(tmp_path), modalities=spec)
+        image = nib.Nifti1Image(np.array(line, dtype=np.int16).reshape(3, 1, 1), np.eye(4))
+        nib.save(image, tmp_path / f"{name}.nii")
+    meta = CohortMeta(layout="csv", root=str(tmp_path), modalities=spec)
     # t1 is listed but missing: only what needs fitting is opened
     cohort = Cohort.build(meta, [Case.build(n, cells={"ct": f"{n}.nii", "t1": "none.nii"}) for n in values], tmp_path)
     fitted = fit(cohort, ["a", "b"], PreprocessingConfig())

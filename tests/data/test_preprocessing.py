@@ -26,7 +26,7 @@ REGIONS = TargetSpec(name="seg", kind="regions", classes=["WT", "TC", "ET"], cod
 
 def write(path: Path, array: Array, affine: Array | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)  # type: ignore[no-untyped-call,attr-defined]
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
 
 
 def brain(seed: int, shape: tuple[int, ...] = (8, 9, 6)) -> Array:
@@ -39,7 +39,7 @@ def brain(seed: int, shape: tuple[int, ...] = (8, 9, 6)) -> Array:
 def cohort_of(
     root: Path, cells: Mapping[str, str], modalities: Sequence[ModalitySpec], targets: Sequence[TargetSpec] = ()
 ) -> tuple[Cohort, Case]:
-    meta = CohortMeta(schema=1, layout="csv", root=str(root), modalities=list(modalities), targets=list(targets))
+    meta = CohortMeta(layout="csv", root=str(root), modalities=list(modalities), targets=list(targets))
     cohort = Cohort.build(meta, [Case.build("p1", cells=cells)], root)
     return cohort, cohort.cases[0]
 
@@ -153,7 +153,7 @@ def test_refusals_name_the_case(folder: Path) -> None:
         preparer.case(row, use=("t2", "t1ce"))
     with pytest.raises(ConfigError, match=r"use must name columns of the cohort; got 'flar'. Did you mean flair\?"):
         preparer.case(row, use=("flar",))
-    with pytest.raises(ConfigError, match="data.modalities must name columns of the cohort; got 't3'"):
+    with pytest.raises(ConfigError, match=r"data.modalities must name columns of the cohort; got 't3'"):
         Preparer(cohort, PreprocessingConfig(), modalities=["t3"])
     spoil(folder / "t1.nii.gz", "elsewhere")
     with pytest.raises(DataError, match=r"image must overlap flair, .* \[subject p1, modality t1\]. Register t1 to flair"):

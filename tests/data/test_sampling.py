@@ -26,7 +26,7 @@ REGIONS = TargetSpec(name="seg", kind="regions", classes=["WT", "ET"], codes=[[1
 
 
 def save(path: Path, array: np.ndarray[Any, np.dtype[Any]]) -> None:
-    nib.save(nib.Nifti1Image(array, AFFINE), path)  # type: ignore[no-untyped-call,attr-defined]
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def cohort(tmp_path: Path) -> Cohort:
         cells = {"flair": f"p{number}/flair.nii.gz", "t1": f"p{number}/t1.nii.gz", "seg": f"p{number}/seg.nii.gz"}
         cases.append(Case.build(f"p{number}", group=f"g{number}", cells=cells | ({"t1": ""} if number == 2 else {})))
     specs = [ModalitySpec(name="flair"), ModalitySpec(name="t1")]
-    meta = CohortMeta(schema=1, layout="csv", root=str(tmp_path), modalities=specs, targets=[REGIONS])
+    meta = CohortMeta(layout="csv", root=str(tmp_path), modalities=specs, targets=[REGIONS])
     return Cohort.build(meta, cases, tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_whole_takes_the_centre_and_spaces_slices_evenly(cohort: Cohort) -> None
     ("settings", "text"),
     [
         ({"sampler": "forground"}, r"sampler must be a known one; got 'forground'. Did you mean foreground\?"),
-        ({"augment": "nnnet"}, r"data.augment must be a known one; got 'nnnet'. Did you mean nnunet\?"),
+        ({"augment": "nnnet"}, r"data.augment must be a known one; got 'nnnet'. Did you mean nnunet or none\?"),
         ({"patch": (4, 0, 4)}, r"data.patch must have 3 positive numbers; got \(4, 0, 4\)\. Give one positive"),
     ],
 )

@@ -19,6 +19,7 @@ from comodal.evaluation.metrics import (
     Mask,
     dsc,
     hd95,
+    mean_dsc,
     metric,
     segmentation_metrics,
     surface,
@@ -69,9 +70,7 @@ def test_one_far_voxel_moves_the_maximum_but_not_the_95th_percentile() -> None:
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 1.5, 4.0)])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("few", [0, 10**9], ids=["tree", "distance map"])
-def test_hd95_equals_brute_force(
-    seed: int, spacing: tuple[float, ...], few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hd95_equals_brute_force(seed: int, spacing: tuple[float, ...], few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "FEW_POINTS", few)
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.normal(size=(2, 11, 9, 7)), (0, 1, 1, 1))
@@ -156,20 +155,20 @@ def test_the_brats_constant_is_the_diagonal_of_a_brats_volume() -> None:
     assert hd95(spot, volume, (1, 1, 1), empty="diagonal") == pytest.approx(BRATS_DIAGONAL, abs=1e-5)
 
 
-def test_case_metrics_have_the_classes_and_their_mean() -> None:
+def test_the_metrics_of_a_case_are_those_of_its_classes() -> None:
     truth = np.stack([cube(2), np.zeros((9, 9, 9), bool), cube(2)])
     prediction = np.stack([cube(3), np.zeros((9, 9, 9), bool), ~cube(2)])
-    found = segmentation_metrics(prediction, truth, (1, 1, 1), classes={"WT": 0, "ET": 1}, conventions=Conventions())
-    assert list(found) == ["DSC/WT", "HD95/WT", "DSC/ET", "HD95/ET", "DSC/mean"]
-    assert found["DSC/mean"] == pytest.approx((2 / 3 + 1) / 2)
+    classes = {"WT": 0, "ET": 1}
+    found = segmentation_metrics(prediction, truth, (1, 1, 1), classes=classes, conventions=Conventions())
+    assert list(found) == ["DSC/WT", "HD95/WT", "DSC/ET", "HD95/ET"]
     assert found["HD95/WT"] == 1.0
     assert math.isnan(found["HD95/ET"])
+    assert mean_dsc(found) == pytest.approx((2 / 3 + 1) / 2)
     left_out = Conventions(dsc_empty="exclude-truth")
-    assert segmentation_metrics(prediction, truth, (1, 1, 1), classes={"WT": 0, "ET": 1}, conventions=left_out)[
-        "DSC/mean"
-    ] == pytest.approx(2 / 3)
-    none = segmentation_metrics(prediction, truth, (1, 1, 1), classes={"ET": 1}, conventions=left_out)
-    assert math.isnan(none["DSC/mean"])
+    only = segmentation_metrics(prediction, truth, (1, 1, 1), classes=classes, conventions=left_out, metrics=["DSC"])
+    assert list(only) == ["DSC/WT", "DSC/ET"]
+    assert mean_dsc(only) == pytest.approx(2 / 3)
+    assert math.isnan(mean_dsc({"DSC/ET": math.nan}))
 
 
 def test_wrong_arguments_are_refused_with_the_rule() -> None:

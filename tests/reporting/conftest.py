@@ -73,7 +73,9 @@ def _row(cases: Sequence[CaseResult], present: tuple[str, ...]) -> SubsetResult:
         values = {case.group: case.metrics[name] for case in here if case.metrics[name] is not None}
         numbers = [float(v) for v in values.values() if v is not None]
         mean = float(np.mean(numbers)) if numbers else None
-        metrics[name] = MetricValue(value=mean, ci95=bootstrap_interval(numbers, list(values)), n=len(numbers), n_pos=len(numbers), n_neg=0)
+        metrics[name] = MetricValue(
+            value=mean, ci95=bootstrap_interval(numbers, list(values)), n=len(numbers), n_pos=len(numbers), n_neg=0
+        )
     return SubsetResult(present=present, metrics=metrics)
 
 
@@ -100,7 +102,9 @@ def _classes(world: World, ids: Sequence[str], *, method: str, seed: int) -> Res
         found = pooled_metrics(target, probabilities, as_columns(truth, 2), groups=list(ids))
         rows.append(SubsetResult(present=present, metrics=found))
         for case, p, t in zip(ids, probabilities.tolist(), truth, strict=True):
-            cases.append(CaseResult(subject=case, group=case, present=present, probabilities={"finding": p}, targets={"finding": t}))
+            cases.append(
+                CaseResult(subject=case, group=case, present=present, probabilities={"finding": p}, targets={"finding": t})
+            )
     return Results(method=method, cohort=world.cohort, split="test", seed=seed, subsets=tuple(rows), cases=tuple(cases))
 
 
@@ -116,7 +120,16 @@ def _events(world: World, seed: int, *, stages: int = 1) -> list[dict[str, Any]]
             events.append({"event": "step", "stage": stage, "epoch": step // 30, "step": step, "loss": loss, "terms": terms})
             if step % 30 == 0:
                 metrics = {"loss": loss + 0.05, metric: 0.8 * (1 - np.exp(-step / 90)) + rng.normal(0, 0.015)}
-                events.append({"event": "validation", "stage": stage, "epoch": step // 30, "step": step, "metrics": metrics, "best": step in (90, 210, 270)})
+                events.append(
+                    {
+                        "event": "validation",
+                        "stage": stage,
+                        "epoch": step // 30,
+                        "step": step,
+                        "metrics": metrics,
+                        "best": step in (90, 210, 270),
+                    }
+                )
         events.append({"event": "stage", "stage": stage, "state": "end", "parameters": 1_234_567})
     if seed == 2:
         text = "Stage train: the loss has not fallen in 75 steps (1.31 at first, 1.32 now)."
@@ -144,7 +157,9 @@ def _examples(world: World, ids: Sequence[str]) -> list[Example]:
         predictions = {}
         for j, present in enumerate(chosen):
             shift = (len(chosen) - j) * wobble * 9
-            predictions[present] = np.stack([_blob(shape, (62 - shift, 70 + shift / 2), r * (1 - wobble / 2), wobble) for r in radii])
+            predictions[present] = np.stack(
+                [_blob(shape, (62 - shift, 70 + shift / 2), r * (1 - wobble / 2), wobble) for r in radii]
+            )
         dsc = {s: 2 * float((p & truth).sum()) / float(p.sum() + truth.sum()) for s, p in predictions.items()}
         out.append(_example(role, subject, world, image, truth, predictions, dsc))
     return out
@@ -187,12 +202,23 @@ def write_run(
     config = {
         "cohort": f"../{world.cohort}.csv",
         "method": {"name": method, "width": 16},
-        "data": {"modalities": list(world.modalities), "targets": [target["name"]], "spatial_dims": world.spatial_dims, "patch": [64] * world.spatial_dims},
+        "data": {
+            "modalities": list(world.modalities),
+            "targets": [target["name"]],
+            "spatial_dims": world.spatial_dims,
+            "patch": [64] * world.spatial_dims,
+        },
         "splits": {"fractions": [0.7, 0.1, 0.2], "folds": None, "fold": 0, "seed": 0},
         "training": {"seed": seed, "batch_size": 4, "device": "cpu"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    meta = {"schema": 1, "layout": world.layout, "root": ".", "modalities": [{"name": m} for m in world.modalities], "targets": [target]}
+    meta = {
+        "schema": 1,
+        "layout": world.layout,
+        "root": ".",
+        "modalities": [{"name": m} for m in world.modalities],
+        "targets": [target],
+    }
     (folder / "cohort.yaml").write_text(yaml.safe_dump(meta))
     lines = ["subject,session,group,site,split," + ",".join([*world.modalities, str(target["name"])])]
     for i, case in enumerate([*train, *test]):
@@ -212,12 +238,14 @@ def write_run(
 def _environment(method: str, seed: int) -> dict[str, Any]:
     cited = {"unet": "Isensee et al. (2021). nnU-Net: a self-configuring method. Nature Methods, 10.1038/s41592-020-01008-z."}
     return {
-        "comodal": "0.1.0",
         "python": "3.11.2",
-        "versions": {"torch": "2.9.0", "monai": "1.5.1", "numpy": "2.3.0"},
-        "device": "cpu",
-        "cpu": "2 cores",
-        "seconds": 171.3 + 10 * seed,
+        "packages": {"comodal": "0.1.0", "torch": "2.9.0", "monai": "1.5.1", "numpy": "2.3.0"},
+        "system": "Linux x86_64",
+        "threads": 2,
+        "gpu": None,
+        "parameters": 1_234_567,
+        "warnings": [],
+        "training_seconds": 171.3 + 10 * seed,
         "citation": cited.get(method, "Common practice: whole modalities are left out at random during training."),
     }
 

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from comodal.cli.answer import Answer
 from comodal.cli.console import table
 
-LEVELS = ("error", "warning", "note")
+if TYPE_CHECKING:
+    from comodal.data.integrity import CheckReport
 
 
-def check(
-    cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="A cohort.csv with its .yaml beside it.")],
-) -> Answer:
+def check(cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="A cohort.csv with its .yaml beside it.")]) -> Answer:
     """Reads every file to its last byte: presence table, defects and what to do. Exit code 2 where there is an error."""
     from comodal import api
 
-    report = api.check(cohort)
-    defects = sorted(report.defects, key=lambda defect: LEVELS.index(_field(defect, "level")))
-    errors = sum(_field(defect, "level") == "error" for defect in defects)
+    found = api.check(cohort)
     return Answer(
-        {"cohort": cohort, "defects": defects, "presence": report.presence},
-        show=[*_presence(report.presence), *_defects(defects)],
-        next="" if errors else f"comodal init unet {cohort} --out config.yaml",
-        code=2 if errors else 0,
+        {"cohort": cohort, "defects": found.defects, "presence": found.presence},
+        show=[*_presence(found), *_defects(found)],
+        next=f"comodal init unet {cohort} --out config.yaml" if found.ok else "",
+        code=0 if found.ok else 2,
     )
 
 
-def _field(defect: Any, name: str) -> str:
-    value = defect[name] if isinstance(defect, dict) else getattr(defect, name)
-    return "" if value is None else str(value)
+def _presence(found: CheckReport) -> list[Any]:
+    cases = len(found.presence)
+    rows = [(name, count, cases - count) for name, count in found.counts().items()]
+    return [table(f"{cases} cases", ("column", "present", "absent"), rows)]
 
 
-def _presence(presence: Any) -> list[Any]:
-    return []
-
-
-def _defects(defects: list[Any]) -> list[Any]:
-    if not defects:
-        return ["No defects: every file was read to its last byte."]
-    columns = ("level", "subject", "modality", "rule", "do", "file")
-    return [table("", columns, [[_field(defect, name) for name in columns] for defect in defects])]
+def _defects(found: CheckReport) -> list[Any]:
+    if not found.defects:
+        return ["No defects; every file was read to its last byte."]
+    columns = ("level", "subject", "modality", "what is the matter", "what to do", "file")
+    rows = [(defect.level, defect.subject, defect.modality, defect.rule, defect.do, defect.file) for defect in found.defects]
+    errors = sum(defect.level == "error" for defect in found.defects)
+    return [table(f"{len(rows)} remarks, {errors} of them errors", columns, rows)]

@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -61,7 +61,7 @@ def duration(seconds: float) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> RichTable:
-    """A rich table of plain texts; columns that hold only numbers stand to the right.
+    """A rich table of plain texts; columns of numbers stand to the right, columns of circles in the middle.
 
     Args:
         title: Heading, empty for none.
@@ -71,11 +71,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     cells = [[str(cell) for cell in row] for row in rows]
     grid = RichTable(title=escape(title) or None, title_justify="left", header_style="bold")
     for place, name in enumerate(columns):
-        numbers = bool(cells) and all(row[place][:1].isdigit() or row[place][:1] in "-–" for row in cells)
-        grid.add_column(escape(str(name)), justify="right" if numbers else "left", overflow="fold")
+        grid.add_column(escape(str(name)), justify=_justify({row[place] for row in cells}), overflow="fold")
     for row in cells:
         grid.add_row(*(escape(cell) for cell in row))
     return grid
+
+
+def _justify(cells: set[str]) -> Literal["left", "center", "right"]:
+    if cells & {"●", "○"}:
+        return "center"
+    return "right" if cells and all(cell[:1].isdigit() or cell[:1] in "-–" for cell in cells) else "left"
 
 
 class Console:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from comodal.cli.answer import Answer
-from comodal.cli.console import table
+from comodal.cli.console import Console, table
 from comodal.cli.options import Device, RunFolder, Use, assignments, check_device, names
 from comodal.errors import ConfigError, message
+
+COLUMNS = ("subject", "used", "files")
 
 
 def predict(
@@ -25,6 +28,7 @@ def predict(
     regions: Annotated[bool, typer.Option("--regions", help="Also write one map for each region.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities.")] = False,
     device: Device = "auto",
+    console: Console,
 ) -> Answer:
     """Predicts from any subset; output in the input's geometry, with the data set's own label codes."""
     inputs = assignments(input_ or [], option="--input", example="flair=a.nii.gz")
@@ -45,7 +49,18 @@ def predict(
         regions=regions,
         probabilities=probabilities,
         device=device,
+        on_event=console.on_event,
     )
     rows = [(item.subject, "+".join(item.used), " ".join(str(file) for file in item.files)) for item in written]
-    show = [table("", ("subject", "used", "files"), rows), f"Predictions: {out}"]
-    return Answer({"out": out, "predictions": written}, show=show)
+    answers = _answers({file for item in written for file in item.files})
+    shown = table("", list(answers[0]), [list(row.values()) for row in answers]) if answers else table("", COLUMNS, rows)
+    document = {"out": out, "predictions": written} | ({"answers": answers} if answers else {})
+    return Answer(document, show=[shown, f"Predictions: {out}"])
+
+
+def _answers(files: set[Path]) -> list[dict[str, str]]:
+    """The rows of predictions.csv, which is there where classes are predicted."""
+    for file in files:
+        if file.name == "predictions.csv":
+            return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,4 +22,12 @@ def study(
     from comodal import api
 
     result = api.study(config, out=out, on_event=console.on_event)
-    return Answer({"out": out, "study": result}, show=[f"Study: {out}"])
+    document = {
+        "out": out,
+        "reference": result.reference,
+        "runs": result.runs,
+        "results": {label: [json.loads(each.to_json()) for each in found] for label, found in result.results.items()},
+        "table": out / "table.md",
+        "page": out / "page.html",
+    }
+    return Answer(document, show=[f"Table: {out / 'table.md'}", f"Open the page in a browser: {out / 'page.html'}"])

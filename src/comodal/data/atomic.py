@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         path: The file to write. Missing parent folders are made.
 
     Yields:
-        A binary file open for writing.
+        A binary file open for writing, and for reading back.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.txt"
@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # Not mkstemp: its mode 0600 would stay on the result, and colleagues could not read it.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with partial.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -12,7 +12,10 @@ What is spatial is drawn once per grid and shared by its modalities and targets;
 a random stream of its own, so that what happens to FLAIR does not depend on whether T1 is there. nnU-Net tosses one coin for
 all channels of blur (.2) and low resolution (.25) and another (.5) for each channel; independent streams have their product.
 Voxels that are exactly 0 after step 1 (masked background, padding) are 0 at the end. Differences from nnU-Net: rotation happens
-in mm, not in voxels; corners that a rotation turns in are 0 and not taken from a larger crop.
+in mm, not in voxels, and about all axes however flat the patch; corners that a rotation turns in are 0 and not taken from a
+larger crop; labels are resampled by nearest neighbour.
+
+One core, mean over draws: 1.9 ms for 3 modalities of 128 x 128 with 3 regions, 5 ms for 4 of 32 x 32 x 32.
 
 Blur, contrast and gamma are MONAI's transforms called with drawn parameters; resampling is torch's grid_sample, because the
 matrix is needed for the patch's affine (0.15 ms against 0.33 ms of MONAI's Affine for a slice of 128 x 128), and low resolution

@@ -1,8 +1,8 @@
 """The layout of BraTS: one folder per case with up to four sequences and a label map.
 
 2018 to 2021: `<case>/<case>_t1.nii.gz`, `_t1ce`, `_t2`, `_flair`, `_seg`, labels 1 (necrosis and non-enhancing core), 2
-(oedema), 4 (enhancing). 2023 on: `-t1n`, `-t1c`, `-t2w`, `-t2f`, `-seg`, where enhancing tumour is 3. Folders between (HGG, LGG)
-do not matter, nor whether files are .nii or .nii.gz. A sequence that is not there is absent.
+(oedema), 4 (enhancing). 2023 on: `-t1n`, `-t1c`, `-t2w`, `-t2f`, `-seg`, where enhancing tumour is 3. Folders between (HGG,
+LGG) do not matter, nor whether files are .nii or .nii.gz. A sequence that is not there is absent.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from comodal.modality import Modality, Target
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RESERVED", "SPLITS", "Case", "Cohort", "CohortMeta", "ModalitySpec", "TargetSpec", "label_indices"]
+__all__ = ["RESERVED", "SPLITS", "Case", "Cohort", "CohortMeta", "ModalitySpec", "TargetSpec", "check_path", "label_indices"]
 
 SPLITS = ("train", "val", "test")
 # Predictions are named after cases, so an identifier must be usable as a file name on every system.
@@ -271,13 +271,24 @@ def _check_case(case: Case, cohort: Cohort, owner: str) -> None:
     for column, cell in case.cells.items():
         spec = cohort.spec(column)
         if isinstance(spec, ModalitySpec) or spec.is_segmentation:
-            _check_path(cell, case, column, owner=owner)
+            check_path(cell, owner=owner, subject=case.id, modality=column)
         else:
             label_indices(spec, cell, subject=case.id)
 
 
-def _check_path(cell: str, case: Case, column: str, *, owner: str) -> None:
+def check_path(cell: str, *, owner: str, subject: str, modality: str) -> None:
+    """Refuses a path that is absolute or climbs out of its root, without touching the disk.
+
+    Args:
+        cell: As written in the table.
+        owner: For the error text, as are subject and modality.
+        subject: Case id.
+        modality: Column.
+
+    Raises:
+        DataError: It does not stay below the root.
+    """
     parts = cell.split("/")
     if cell.startswith("/") or ".." in parts or "\\" in cell or "\0" in cell or re.match(r"[A-Za-z]:", cell):
         rule, do = "list paths that stay below its root", "Write it relative to root, with forward slashes and without '..'"
-        raise DataError(message(owner, rule, repr(cell), subject=case.id, modality=column, do=do))
+        raise DataError(message(owner, rule, repr(cell), subject=subject, modality=modality, do=do))

@@ -142,15 +142,15 @@ class Parsed:
 
 def _raw_header(stream: Stream) -> Any:
     source, block = stream.source, stream.read(4)
-    sizes = {int.from_bytes(block, "little"), int.from_bytes(block, "big")}
-    kind: Any = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header if 540 in sizes else None
+    little, big = int.from_bytes(block, "little"), int.from_bytes(block, "big")
+    kind: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(little if little in (348, 540) else big)
     if kind is None:
         raise source.error("be NIfTI, PNG, JPEG or TIFF", _describe(block), do="Check what the file really is, and convert it")
     size = kind.sizeof_hdr
     block += stream.read(size - 4)
     if len(block) < size:
         raise source.error(f"have a header of {size} bytes", f"{len(block)} bytes", do=COPY_AGAIN)
-    header = kind(block, check=False)
+    header = kind(block, endianness="<" if little == size else ">", check=False)
     magic = header["magic"].item()
     if not magic.startswith((b"n+1", b"n+2")):
         raise source.error("be single-file NIfTI (magic n+1 or n+2)", repr(magic), do="Convert it to .nii.gz")
@@ -311,8 +311,8 @@ def write(array: Array, geometry: Geometry, path: Path) -> Path:
     header["vox_offset"] = 352 if header.sizeof_hdr == 348 else 544
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["cal_min"], header["cal_max"], header["intent_code"] = 0, 0, 0
-    for field in ("descrip", "aux_file", "intent_name"):  # free text of the input may name the patient
-        header[field] = b""
+    for field in {"descrip", "aux_file", "intent_name", "db_name", "data_type"} & set(header.keys()):
+        header[field] = b""  # free text of the input may name the patient
     target = path.with_name(path.name + ".nii.gz")
     # No file name and no time in the gzip header: equal predictions are equal bytes.
     with replacing(target) as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0, compresslevel=6) as packed:

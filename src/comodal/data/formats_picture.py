@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,8 +79,11 @@ def _check_png(data: bytes, source: Source) -> None:
 def _opened(data: bytes, source: Source) -> Iterator[Image.Image]:
     """A picture whose every failure is a `DataError`. Only three decoders are offered, whatever the bytes claim."""
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as image:
-            yield image
+        # Pillow warns of damage in metadata; what matters (sizes, pixels) raises.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as image:
+                yield image
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise source.error("be a complete PNG, JPEG or TIFF", reason.splitlines()[0], do=COPY_AGAIN) from None

@@ -116,7 +116,7 @@ def _inside(matrix: Affine, source: tuple[int, ...], target: tuple[int, ...]) ->
     return inside
 
 
-def resample_to(array: Array, source: Grid, target: Grid, order: int = 1) -> Array:
+def resample_to(array: Array, source: Grid, target: Grid, *, order: int = 1) -> Array:
     """Moves an array from one grid to another.
 
     Outside the source's field of view the result is 0; between the last voxel centre and the edge, half a voxel further,

@@ -1,17 +1,17 @@
 """The layout of one's own folder: a CSV with a column `subject` and one column of paths for each modality and target.
 
-Paths are relative to the folder of the CSV. What a column is, is inferred from its name and its files, and every inference is written
-into `meta.notes` and into the yaml, where it can be corrected.
+Paths are relative to the folder of the CSV. What a column is, is inferred from its name and its files, and every inference is
+written into `meta.notes` and into the yaml, where it can be corrected.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
+from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec, check_path
 from comodal.data.formats_picture import SLICE_SUFFIXES
 from comodal.data.geometry import Header
 from comodal.data.reading import label_codes, read_features, read_header, read_volume
@@ -25,7 +25,7 @@ MAX_CLASSES = 50
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table, with what is in it. cells: {subject: cell} of those that are not blank."""
+    """One column of the table, with what is in it. cells: {case id: cell} of those that are not blank."""
 
     name: str
     cells: dict[str, str]
@@ -46,9 +46,9 @@ class Column:
 def index(root: Path) -> Cohort:
     """Makes a cohort of a table.
 
-    Columns `subject, session, group, site, split` have their meaning in every cohort. A column with one of `TARGET_WORDS` in its
-    name is a target: one region for each label value in its files, or classes where its cells are not paths. Other columns of
-    paths are modalities; columns of anything else are left out, with a note.
+    Columns `subject, session, group, site, split` mean what they mean in every cohort. A column with one of `TARGET_WORDS` in
+    its name is a target: one region for each label value in its files, or classes where its cells are not paths. Other columns
+    of paths are modalities; columns of anything else are left out, with a note.
 
     Args:
         root: The CSV.
@@ -66,19 +66,16 @@ def index(root: Path) -> Cohort:
     names, rows = read_table(root)
     renamed, notes = _names(names, root)
     folder = root.parent
-    subjects = [row[names[renamed.index("subject")]] for row in rows]
-    columns = []
-    for old, new in zip(names, renamed, strict=True):
-        if new not in RESERVED:
-            cells = {f"{subject}, row {i}": row[old] for i, (subject, row) in enumerate(zip(subjects, rows, strict=True), 1) if row[old]}
-            columns.append(Column(new, cells, folder))
+    cases = [_case(dict(zip(renamed, row.values(), strict=True))) for row in rows]
+    columns = [_column(name, cases, folder) for name in renamed if name not in RESERVED]
     modalities, targets = _specs(columns, notes)
     if not modalities:
-        do = f"Add a column with paths relative to {folder}"
-        raise DataError(message("table", "have at least one modality: a column of paths", ", ".join(names), do=do, file=str(root)))
+        rule, do = "have at least one modality: a column of paths", f"Add a column with paths relative to {folder}"
+        raise DataError(message("table", rule, ", ".join(names), do=do, file=str(root)))
     meta = CohortMeta(layout="csv", root=str(folder), modalities=modalities, targets=targets, notes=notes)
     kept = {spec.name for spec in meta.columns}
-    return Cohort.build(meta, _cases(names, renamed, rows, kept), folder)
+    kept_cases = [replace(c, cells={name: cell for name, cell in c.cells.items() if name in kept}) for c in cases]
+    return Cohort.build(meta, kept_cases, folder)
 
 
 def _names(names: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
@@ -98,18 +95,23 @@ def _names(names: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
     return renamed, notes
 
 
-def _cases(names: Sequence[str], renamed: Sequence[str], rows: list[dict[str, str]], kept: set[str]) -> list[Case]:
-    cases = []
-    for row in rows:
-        by_name = {new: row[old] for old, new in zip(names, renamed, strict=True)}
-        known = {name: by_name[name] for name in RESERVED if name in by_name}
-        cases.append(Case.build(known.pop("subject"), cells={n: c for n, c in by_name.items() if n in kept}, **known))
-    return cases
+def _case(row: dict[str, str]) -> Case:
+    known = {name: row.pop(name) for name in RESERVED if name in row}
+    return Case.build(known.pop("subject"), cells=row, **known)
+
+
+def _column(name: str, cases: Sequence[Case], folder: Path) -> Column:
+    """A column and what is in it; no path is followed before it is known to stay below the folder."""
+    column = Column(name, {case.id: case.cells[name] for case in cases if name in case.cells}, folder)
+    for case, cell in column.cells.items():
+        if column.kind:
+            check_path(cell, owner="table", subject=case, modality=name)
+    return column
 
 
 def _kind(cell: str, root: Path) -> str:
     lower = cell.lower()
-    if lower.endswith(IMAGE_SUFFIXES) or (root / cell).is_dir():
+    if lower.endswith(IMAGE_SUFFIXES) or ("/" not in cell[:1] and (root / cell).is_dir()):
         return "image"
     return "text" if lower.endswith(".txt") else "features" if lower.endswith(".npy") else ""
 
@@ -145,23 +147,22 @@ def _check_exist(column: Column) -> None:
     for where, cell in column.cells.items():
         if not (column.root / cell).exists():
             do = "Correct the path, or blank the cell if this one is absent"
-            file = str(column.root / cell)
-            raise DataError(message("table", "list files that exist", "none", subject=where, modality=column.name, file=file, do=do))
+            place = {"subject": where, "modality": column.name, "file": str(column.root / cell)}
+            raise DataError(message("table", "list files that exist", "none", do=do, **place))
 
 
 def _image(column: Column, first: Header | None, notes: list[str]) -> tuple[ModalitySpec, Header]:
     """From the header of the first file. Pictures without spacing share a grid only where they have one size."""
     where, cell = next(iter(column.cells.items()))
     header = read_header(column.root / cell, subject=where, modality=column.name)
-    flat = header.shape[2] == 1 and not header.has_spacing
+    flat = header.shape[2] == 1
     same = first is None or (header.has_spacing and first.has_spacing) or header.shape == first.shape
-    spec = ModalitySpec(
-        name=column.name, spatial_dims=2 if flat else 3, channels=header.channels, grid="grid" if same else column.name
-    )
+    grid = "grid" if same else column.name
+    spec = ModalitySpec(name=column.name, spatial_dims=2 if flat else 3, channels=header.channels, grid=grid)
     size = " x ".join(map(str, header.shape[:2] if flat else header.shape))
     notes.append(f"{column.name}: {spec.spatial_dims}-D image with {spec.channels} channel(s), {size} in the first case")
     if not same:
-        notes.append(f"{column.name}: taken as not co-registered with the first image, since sizes differ; see `grid` in the yaml")
+        notes.append(f"{column.name}: another size than the first image, so taken as not co-registered; see `grid` in the yaml")
     return spec, header
 
 
@@ -184,16 +185,16 @@ def _regions(column: Column, notes: list[str]) -> TargetSpec:
         codes |= {code for code in label_codes(volume, path=path, subject=where, modality=column.name) if code}
         if len(codes) > MAX_CLASSES:
             do = "Save label maps without loss (not as JPEG), or rename the column if it holds images"
-            got, file = f"more than {MAX_CLASSES}", str(path)
-            raise DataError(message("label map", "hold few values", got, subject=where, modality=column.name, file=file, do=do))
+            place = {"subject": where, "modality": column.name, "file": str(path)}
+            raise DataError(message("label map", "hold few values", f"more than {MAX_CLASSES}", do=do, **place))
     if not codes:
         do = "Remove the column, or check that the files are label maps"
-        raise DataError(message("label map", "have a value other than 0 in some case", "0 only", modality=column.name, do=do))
+        rule = "have a value other than 0 in some case"
+        raise DataError(message("label map", rule, "0 only", modality=column.name, do=do))
     ordered = sorted(codes)
     notes.append(f"{column.name}: target with one region for each label value, {', '.join(map(str, ordered))}")
-    return TargetSpec(
-        name=column.name, kind="regions", classes=[f"label-{c}" for c in ordered], codes=[[c] for c in ordered], paint=ordered
-    )
+    classes = [f"label-{code}" for code in ordered]
+    return TargetSpec(name=column.name, kind="regions", classes=classes, codes=[[c] for c in ordered], paint=ordered)
 
 
 def _classes(column: Column, notes: list[str]) -> TargetSpec:

@@ -150,7 +150,7 @@ def pooled_metrics(
         probabilities: (N, K).
         truth: (N, K), see `as_columns`; NaN is not labelled.
         groups: The patient of each case.
-        resamples: Of the bootstrap.
+        resamples: Of the bootstrap; 0 makes no intervals.
         seed: Of the bootstrap.
 
     Returns:
@@ -162,7 +162,7 @@ def pooled_metrics(
         empty = MetricValue(n=0, aggregation="pooled", note="no case")
         return {f"{name}/{target.name}": empty for name in ("AUROC", "balanced_accuracy", "accuracy")}
     one = np.ones((1, size))
-    weights = resampling_weights(size, groups, resamples=resamples, seed=seed)
+    weights = resampling_weights(size, groups, resamples=resamples, seed=seed) if resamples else None
     binary = len(target.classes) == 2 and target.kind != "multilabel"
     columns = slice(1, 2) if binary else slice(None)
     answers = _answers(target, probabilities)

@@ -106,6 +106,7 @@ class StudyTable:
         average: The plain mean over the rows of `averaged`, each row counting once; None where there are none.
         averaged: The subsets from which every evaluated method has values: otherwise averages would not be comparable.
         runs: {method: number of runs (seeds, folds)}.
+        hd95_unit: "mm", "voxel" where the files state no spacing, "mixed" where only some do.
     """
 
     methods: tuple[str, ...]
@@ -116,6 +117,7 @@ class StudyTable:
     average: StudyRow | None
     averaged: tuple[tuple[str, ...], ...]
     runs: Mapping[str, int]
+    hd95_unit: str = "mm"
 
 
 def combine(
@@ -164,6 +166,7 @@ def combine(
         average=average,
         averaged=averaged,
         runs={m: len(runs) for m, runs in book.results.items()},
+        hd95_unit=_unit([run for runs in book.results.values() for run in runs]),
     )
 
 
@@ -178,6 +181,11 @@ def _rows(
     if modalities:
         known |= set(subsets(modalities))
     return order, sorted(known, key=lambda present: (len(present), [order.index(name) for name in present]))
+
+
+def _unit(results: Sequence[Results]) -> str:
+    units = {run.conventions.hd95_unit for run in results} or {"mm"}
+    return units.pop() if len(units) == 1 else "mixed"
 
 
 def _has_values(row: StudyRow, method: str) -> bool:
@@ -201,7 +209,10 @@ class _Book:
         self.results = {method: list(runs) for method, runs in results.items()}
         self.methods = tuple(self.results)
         self.resamples, self.seed = resamples, seed
-        self.groups = {case: patient for runs in self.results.values() for run in runs for case, patient in run.groups().items()}
+        self.groups = {
+            case: patient for runs in self.results.values() for run in runs for case, patient in run.groups().items()
+        }
+        self._cells: dict[tuple[str, frozenset[str], str], Cell] = {}
         self._rows: dict[tuple[str, frozenset[str]], list[SubsetResult]] = {}
         self._cases: dict[tuple[str, frozenset[str]], list[list[CaseResult]]] = {}
         for method, runs in self.results.items():
@@ -232,6 +243,12 @@ class _Book:
 
     def cell(self, method: str, present: Sequence[str], name: str) -> Cell:
         """One number; with a single run exactly that of the run."""
+        key = method, frozenset(present), name
+        if key not in self._cells:
+            self._cells[key] = self._new_cell(method, present, name)
+        return self._cells[key]
+
+    def _new_cell(self, method: str, present: Sequence[str], name: str) -> Cell:
         rows = self._rows.get((method, frozenset(present)), [])
         if not rows:
             return Cell("not run")
@@ -243,7 +260,11 @@ class _Book:
         if len(stored) == 1:
             one = stored[0]
             return Cell("value", float(one.value or 0.0), one.ci95, one.n, one.n_pos, one.n_neg, 1)
-        return self._pooled_cell(method, present, name, stored) if _pooled(name) else self._mean_cell(method, present, name, stored)
+        return (
+            self._pooled_cell(method, present, name, stored)
+            if _pooled(name)
+            else self._mean_cell(method, present, name, stored)
+        )
 
     def _mean_cell(self, method: str, present: Sequence[str], name: str, stored: Sequence[MetricValue]) -> Cell:
         values = self.case_values(method, present, name)
@@ -251,7 +272,9 @@ class _Book:
             return Cell("no cases")
         patients = [self.groups[case] for case in values]
         interval = bootstrap_interval(list(values.values()), patients, resamples=self.resamples, seed=self.seed)
-        return Cell("value", float(np.mean(list(values.values()))), interval, len(values), *_common(stored, len(values)), len(stored))
+        return Cell(
+            "value", float(np.mean(list(values.values()))), interval, len(values), *_common(stored, len(values)), len(stored)
+        )
 
     def _pooled_cell(self, method: str, present: Sequence[str], name: str, stored: Sequence[MetricValue]) -> Cell:
         value = float(np.mean([one.value for one in stored if one.value is not None]))
@@ -264,9 +287,7 @@ class _Book:
         runs = self._cases.get((method, frozenset(present)), [])
         return sorted({case.subject for cases in runs for case in cases})
 
-    def _pooled_samples(
-        self, method: str, present: Sequence[str], name: str, cases: Sequence[str], weights: Floats
-    ) -> Floats:
+    def _pooled_samples(self, method: str, present: Sequence[str], name: str, cases: Sequence[str], weights: Floats) -> Floats:
         """(R,) the metric in each resample of these cases, averaged over runs. weights: (R, N) for `cases`."""
         place = {case: i for i, case in enumerate(cases)}
         samples = []

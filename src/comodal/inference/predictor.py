@@ -27,15 +27,17 @@ from torch import Tensor
 from comodal.batch import Batch, Features, Sample, Value, collate
 from comodal.data.grid import crop_pad
 from comodal.data.preprocessing import PreparedCase
-from comodal.errors import ConfigError, DataError, message, nearest
+from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
 from comodal.method import Method, Prediction, Problem
 from comodal.modality import Target
 
 Subset: TypeAlias = tuple[str, ...]
 Place: TypeAlias = tuple[int, int, int]
+Device: TypeAlias = str | torch.device
 Probabilities: TypeAlias = dict[str, NDArray[np.float32]]
 
 MIN_WEIGHT = 1e-3  # as MONAI: the corner of a Gaussian window is 4e-11, too little to be divided by
+BATCH_VOXELS = 64**3
 ACCUMULATORS = 512 * 2**20  # bytes for the probabilities of subsets that are decoded from one encoding
 
 
@@ -108,10 +110,10 @@ class _Windows:
         return out
 
 
-def _centred(shape: Place, window: Place) -> Place:
-    """First voxel of the window in the middle; negative where the window is larger."""
+def _centred(shape: Place, window: Place, spatial_dims: int) -> Place:
+    """First voxel of the window in the middle, as the sampler "whole" takes it; negative where the window is larger."""
     x, y, z = ((n - w) // 2 for n, w in zip(shape, window, strict=True))
-    return x, y, z
+    return x, y, shape[2] // 2 if spatial_dims == 2 else z
 
 
 def _windows(problem: Problem, shape: Place, overlap: float) -> _Windows:
@@ -120,7 +122,7 @@ def _windows(problem: Problem, shape: Place, overlap: float) -> _Windows:
         raise ConfigError(message("overlap", "be at least 0 and less than 1", overlap, do="0.5 is usual"))
     window: Place = (problem.patch[0], problem.patch[1], problem.patch[2] if problem.spatial_dims == 3 else 1)
     if problem.task == "classification":
-        return _Windows(shape, window, (_centred(shape, window),), torch.ones(window))
+        return _Windows(shape, window, (_centred(shape, window, problem.spatial_dims),), torch.ones(window))
     axes = [window_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
     overlapping = [any(b - a < w for a, b in itertools.pairwise(starts)) for starts, w in zip(axes, window, strict=True)]
     starts = tuple((x, y, z) for z in axes[2] for x in axes[0] for y in axes[1])  # Z last: patches of a slice lie together
@@ -139,7 +141,8 @@ def _sample(
             inputs[name] = case.values[name]
             continue
         grid = case.grids[modality.grid]
-        first = start if grid == case.grid else _centred(grid.shape, windows.window)  # another view: its middle
+        registered = modality.grid == next(iter(case.grids))  # another view has no voxels in common: its middle is taken
+        first = start if registered else _centred(grid.shape, windows.window, problem.spatial_dims)
         voxels = torch.from_numpy(crop_pad(case.images[name], first, windows.window))
         inputs[name] = voxels[..., 0] if problem.spatial_dims == 2 else voxels
         affines[modality.grid] = np.array(grid.cropped(first, windows.window).affine)
@@ -202,7 +205,7 @@ class _Sums:
 
 
 @torch.inference_mode()
-def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: str) -> Probabilities:
+def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Device) -> Probabilities:
     """One subset by `predict`."""
     with _evaluating(method):
         for batch in batches:
@@ -211,7 +214,7 @@ def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: str
 
 
 @torch.inference_mode()
-def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mapping[Subset, _Sums], device: str) -> None:
+def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mapping[Subset, _Sums], device: Device) -> None:
     """Several subsets at once: each window is encoded once per modality and decoded once per subset."""
     names = method.problem.names
     with _evaluating(method):
@@ -223,6 +226,16 @@ def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mappi
                 present = torch.tensor([[name in subset for name in names]] * len(row[0]), device=device)
                 prediction = method.decode({name: features[name] for name in subset}, present)
                 total.add(method.problem.targets, prediction, total.rows)
+
+
+def can_predict(method: Method, subset: Iterable[str]) -> bool:
+    """Whether a method predicts from exactly these modalities: it supports them, and a segmentation has an image to lie on."""
+    names = set(subset)
+    if method.problem.task == "segmentation" and not any(
+        m.kind == "image" for m in method.problem.modalities if m.name in names
+    ):
+        return False
+    return method.supports(names)
 
 
 def _checked(method: Method, case: PreparedCase, subsets: Iterable[Iterable[str]]) -> list[Subset]:
@@ -245,6 +258,9 @@ def _checked(method: Method, case: PreparedCase, subsets: Iterable[Iterable[str]
                 )
                 raise DataError(text)
         method.require_support(torch.tensor([[name in names for name in method.problem.names]]))
+        if not can_predict(method, names):
+            rule, got = "have an image, on whose voxels a segmentation lies", ", ".join(sorted(names))
+            raise UnsupportedSubset(message("subset", rule, got, subject=case.case.id, do="Add an image modality"))
         out[tuple(name for name in method.problem.names if name in names)] = None
     return list(out)
 
@@ -255,8 +271,8 @@ def predict_case(
     *,
     subsets: Iterable[Iterable[str]],
     overlap: float = 0.5,
-    batch_size: int = 4,
-    device: str = "cpu",
+    batch_size: int | None = None,
+    device: Device = "cpu",
 ) -> Iterator[tuple[Subset, Probabilities]]:
     """Predicts one case from each of several subsets of its modalities, one after the other.
 
@@ -268,7 +284,7 @@ def predict_case(
         case: Must hold the modalities of every subset.
         subsets: Each a non-empty set of names.
         overlap: Least overlap of neighbouring windows, in [0, 1).
-        batch_size: Windows (3-D) or slices (2-D) at once.
+        batch_size: Windows (3-D) or slices (2-D) at once; None: as many as have the voxels of one window of 64^3.
         device: Where the method is.
 
     Returns:
@@ -278,15 +294,16 @@ def predict_case(
     Raises:
         ConfigError: An unknown modality or a bad overlap.
         DataError: The case lacks a modality of a subset.
-        UnsupportedSubset: The method cannot predict from a subset.
+        UnsupportedSubset: The method cannot predict from a subset, or a segmentation has no image.
     """
     wanted = _checked(method, case, subsets)
     windows = None if case.grid is None else _windows(method.problem, case.grid.shape, overlap)
-    return _predictions(method, case, wanted, windows, batch_size=batch_size, device=device)
+    size = batch_size or max(1, BATCH_VOXELS // math.prod(method.problem.patch or (1,)))
+    return _predictions(method, case, wanted, windows, batch_size=size, device=device)
 
 
 def _predictions(
-    method: Method, case: PreparedCase, subsets: list[Subset], windows: _Windows | None, *, batch_size: int, device: str
+    method: Method, case: PreparedCase, subsets: list[Subset], windows: _Windows | None, *, batch_size: int, device: Device
 ) -> Iterator[tuple[Subset, Probabilities]]:
     problem = method.problem
     total = windows.total() if windows is not None and problem.task == "segmentation" else None

@@ -8,14 +8,15 @@ from pathlib import PurePath
 from typing import Any
 
 from comodal.evaluation.comparison import StudyTable
+from comodal.methods import METHODS
 from comodal.reporting.record import RunRecord, section
 from comodal.reporting.tables import heading, number
 
 _PARTS = ("train", "val", "test")
 _LABELS = {"train": "training", "val": "validation", "test": "test"}
-_HARDWARE = ("hardware", "machine", "device", "gpu", "cpu", "cores", "threads", "memory", "platform", "precision")
-_TIMES = ("seconds", "wall_seconds", "duration")
-_HIDDEN = ("citation", "versions", "packages", *_TIMES)
+_HARDWARE = ("hardware", "machine", "device", "gpu", "cpu", "system", "cores", "threads", "memory", "platform", "precision")
+_TIMES = ("training_seconds", "seconds")
+_HIDDEN = ("citation", "versions", "packages", "parameters", "warnings", *_TIMES)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _cohort(record: RunRecord) -> str:
     name = next((r.cohort for r in record.results.values()), "") or PurePath(str(record.config.get("cohort", ""))).stem
     layout = str(record.cohort_meta.get("layout", ""))
     size = f", {len(record.present)} cases" if record.present else ""
-    return f"{name}{f' (layout {layout})' if layout else ''}{size}"
+    return f"{name}{f' (layout {layout})' if layout not in ('', name) else ''}{size}"
 
 
 def _cases(record: RunRecord) -> str:
@@ -122,7 +123,9 @@ def _targets(record: RunRecord) -> str:
     items = [item for item in record.cohort_meta.get("targets") or [] if isinstance(item, Mapping)]
     chosen = section(record.config, "data").get("targets")
     items = [item for item in items if not isinstance(chosen, list) or item.get("name") in chosen]
-    return "; ".join(f"{item.get('name')} ({item.get('kind')}: {', '.join(map(str, item.get('classes') or []))})" for item in items)
+    return "; ".join(
+        f"{item.get('name')} ({item.get('kind')}: {', '.join(map(str, item.get('classes') or []))})" for item in items
+    )
 
 
 def _inputs(record: RunRecord) -> str:
@@ -134,7 +137,9 @@ def _inputs(record: RunRecord) -> str:
 
 
 def _hardware(record: RunRecord) -> str:
-    return ", ".join(_plain(key, record.environment[key]) for key in _HARDWARE if record.environment.get(key) not in (None, "", {}))
+    return ", ".join(
+        _plain(key, record.environment[key]) for key in _HARDWARE if record.environment.get(key) not in (None, "", {})
+    )
 
 
 def _plain(key: str, value: object) -> str:
@@ -159,7 +164,9 @@ def _versions(record: RunRecord) -> str:
 def _others(record: RunRecord) -> str:
     skip = {*_HARDWARE, *_HIDDEN, "comodal", "python"}
     rest = {key: value for key, value in record.environment.items() if key not in skip and value not in (None, "", {}, [])}
-    return ", ".join(f"{key.replace('_', ' ')} {value}" if isinstance(value, str) else _plain(str(key), value) for key, value in rest.items())
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value}" if isinstance(value, str) else _plain(str(key), value) for key, value in rest.items()
+    )
 
 
 def _presence(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], ...]:
@@ -177,7 +184,17 @@ def _presence(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], ...]:
 
 
 def _runs(groups: Mapping[str, Sequence[RunRecord]]) -> tuple[tuple[str, ...], ...]:
-    heads = ("method", "seed", "folder", "cases train / val / test", "parameters", "steps", "time", "kept at validation", "warnings")
+    heads = (
+        "method",
+        "seed",
+        "folder",
+        "cases train / val / test",
+        "parameters",
+        "steps",
+        "time",
+        "kept at validation",
+        "warnings",
+    )
     rows = [_run_row(label, record) for label, runs in groups.items() for record in runs]
     # A column in which nothing is known is left out.
     keep = [i for i in range(len(heads)) if any(row[i] not in ("", "0") for row in rows)]
@@ -186,16 +203,20 @@ def _runs(groups: Mapping[str, Sequence[RunRecord]]) -> tuple[tuple[str, ...], .
 
 def _run_row(label: str, record: RunRecord) -> tuple[str, ...]:
     sizes = " / ".join(str(len(record.splits.get(name, ()))) for name in _PARTS) if record.splits else ""
-    stages = {str(e.get("stage")): e for e in record.events if e.get("event") == "stage"}
-    parameters = [e["parameters"] for e in stages.values() if isinstance(e.get("parameters"), int)]
+    trained = [e["parameters"] for e in record.events if e.get("event") == "stage" and isinstance(e.get("parameters"), int)]
+    parameters = record.environment.get("parameters", max(trained, default=None))
     steps = sum(e.get("event") == "step" for e in record.events)
-    most = {str(e.get("stage")): int(e["step"]) for e in record.events if e.get("event") == "step" and isinstance(e.get("step"), int)}
+    most = {
+        str(e.get("stage")): int(e["step"])
+        for e in record.events
+        if e.get("event") == "step" and isinstance(e.get("step"), int)
+    }
     return (
         label,
         "" if record.seed is None else str(record.seed),
         record.folder.name,
         sizes,
-        f"{max(parameters):,}" if parameters else "",
+        f"{parameters:,}" if isinstance(parameters, int) else "",
         f"{max(sum(most.values()), steps):,}" if most else "",
         _time(record),
         _kept(record),
@@ -223,7 +244,7 @@ def _kept(record: RunRecord) -> str:
 def _citations(groups: Mapping[str, Sequence[RunRecord]]) -> list[tuple[str, str]]:
     found = []
     for label, runs in groups.items():
-        texts = [r.environment.get("citation") or section(r.config, "method").get("citation") for r in runs]
+        texts = [r.environment.get("citation") or (METHODS[r.method].citation if r.method in METHODS else "") for r in runs]
         text = next((str(text) for text in texts if text), "")
         found.append((label, text))
     return [(label, text) for label, text in found if text]

@@ -28,6 +28,14 @@ def answer(table: StudyTable, *, split: str = "test") -> str:
     return " ".join(part for part in parts if part)
 
 
+def _signed(value: float, metric: str) -> str:
+    return number(value, metric, signed=True).replace("-", "−")
+
+
+def _spread(contrast: Contrast, metric: str) -> str:
+    return interval(contrast.ci95, metric, signed=True).replace("-", "−")
+
+
 def _words(present: Sequence[str]) -> str:
     return " + ".join(present)
 
@@ -36,20 +44,23 @@ def _value(cell: Cell, metric: str) -> str:
     return " ".join(part for part in (number(cell.value, metric), interval(cell.ci95, metric)) if part)
 
 
-def _name(metric: str) -> str:
-    return {"DSC mean": "mean DSC"}.get(heading(metric), heading(metric))
+def _name(table: StudyTable, metric: str) -> str:
+    text = heading(metric, table=table)
+    return {"DSC mean": "mean DSC"}.get(text, text)
 
 
 def _overall(table: StudyTable, method: str, metric: str, split: str) -> str:
     if table.average is None or table.average.cells[method].get(metric, Cell("not run")).state != "value":
         return ""
     cell = table.average.cells[method][metric]
-    return f"{method} reaches a {_name(metric)} of {_value(cell, metric)} on {_cases(cell.n, split)}, averaged over {_rows(table)}."
+    return f"{method} reaches a {_name(table, metric)} of {_value(cell, metric)} on {_cases(cell.n, split)}, {_rows(table)}."
 
 
 def _rows(table: StudyTable) -> str:
     every = "all " if len(table.averaged) == len(table.rows) else ""
-    return f"{every}{len(table.averaged)} subsets of the modalities" if len(table.averaged) > 1 else "the one subset evaluated"
+    if len(table.averaged) > 1:
+        return f"averaged over {every}{len(table.averaged)} subsets of the modalities"
+    return f"from {_words(table.averaged[0])}"
 
 
 def _cases(n: int, split: str) -> str:
@@ -62,13 +73,13 @@ def _compared(table: StudyTable, method: str, metric: str, split: str) -> str:
         return f"{method} and {table.reference} have no result in common."
     test = f", {p_text(contrast.p_holm).replace('=', ' = ').replace('<', ' < ')}" if contrast.p_holm is not None else ""
     size = f"{number(abs(contrast.value), metric)}"
-    spread = f"95 % interval of the difference {interval(contrast.ci95, metric, signed=True)}{test}"
-    over = f"averaged over {_rows(table)} and {_cases(contrast.n, split)}"
+    spread = f"95 % interval of the difference {_spread(contrast, metric)}{test}"
+    over = f"{_rows(table)} and over {_cases(contrast.n, split)}"
     if _clear(contrast):
         side = "higher" if contrast.value > 0 else "lower"
-        text = f"The {_name(metric)} of {method} is {size} {side} than that of {table.reference}, {over} ({spread})."
+        text = f"The {_name(table, metric)} of {method} is {size} {side} than that of {table.reference}, {over} ({spread})."
     else:
-        text = f"There is no clear difference between {method} and {table.reference}: {number(contrast.value, metric, signed=True)} {_name(metric)}, {over} ({spread})."
+        text = f"There is no clear difference between {method} and {table.reference}: {_signed(contrast.value, metric)} {_name(table, metric)}, {over} ({spread})."
     return " ".join(part for part in (text, _full(table, method, metric)) if part)
 
 
@@ -80,9 +91,9 @@ def _full(table: StudyTable, method: str, metric: str) -> str:
     """With everything present the picture is often another one, and a reader should not have to look for it."""
     row = next((row for row in table.rows if len(row.present) == len(table.modalities)), None)
     contrast = row.contrasts.get(method, {}).get(metric) if row else None
-    if row is None or contrast is None or contrast.value is None or len(table.rows) < 2:
+    if row is None or contrast is None or contrast.value is None or len(table.averaged) < 2:
         return ""
-    return f"With all modalities the difference is {number(contrast.value, metric, signed=True)} {interval(contrast.ci95, metric, signed=True)}."
+    return f"With all modalities the difference is {_signed(contrast.value, metric)} {_spread(contrast, metric)}."
 
 
 def _extremes(table: StudyTable, metric: str) -> str:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from comodal.evaluation.comparison import Cell, StudyTable
@@ -66,7 +67,9 @@ def new_figure(width: float, height: float) -> Figure:
 def _svg(figure: Figure, salt: str) -> str:
     """The figure as an `<svg>` element: no prolog, no metadata, ids made unique by the salt, fonts of the system."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -105,13 +108,17 @@ def subset_figure(table: StudyTable, metrics: Sequence[str], *, salt: str = "sub
     with style(salt):
         figure = new_figure(11.0, panel * len(metrics) + matrix + 0.55)
         ratios = [panel] * len(metrics) + [matrix]
-        axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios, "hspace": 0.12})[:, 0]
+        axes = figure.subplots(
+            len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios, "hspace": 0.12}
+        )[:, 0]
         for axis, metric in zip(axes, metrics, strict=False):
             _metric_panel(axis, table, metric)
         _presence_matrix(axes[-1], table)
         axes[0].set_xlim(-0.6, count - 0.4)
         if len(table.methods) > 1:
-            axes[0].legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(table.methods), frameon=False, borderaxespad=0.2)
+            axes[0].legend(
+                loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(table.methods), frameon=False, borderaxespad=0.2
+            )
         figure.subplots_adjust(left=0.075, right=0.995, top=1 - 0.32 / figure.get_figheight(), bottom=0.02)
         return _svg(figure, salt)
 
@@ -127,12 +134,12 @@ def _metric_panel(axis: Axes, table: StudyTable, metric: str) -> None:
     high = [c.ci95[1] for row in table.rows for by in row.cells.values() if (c := by.get(metric)) and c.ci95]
     if is_fraction(metric):
         axis.set_ylim(-0.02, 1.02)
-        axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], labels=["0", "", "0.5", "", "1"])
+        axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], labels=["0", "0.25", "0.5", "0.75", "1"], fontsize=7.5)
     else:
         axis.set_ylim(0, max([v for v in high if math.isfinite(v)], default=1.0) * 1.05)
     axis.grid(axis="y", color=FAINT, linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.set_ylabel(heading(metric))
+    axis.set_ylabel(heading(metric, table=table))
     axis.tick_params(axis="x", length=0, labelbottom=False)
 
 
@@ -141,7 +148,7 @@ def _dots(axis: Axes, cells: Sequence[Cell], offset: float, k: int, method: str)
     shown = [(i + offset, c) for i, c in enumerate(cells) if c.state == "value"]
     for x, cell in shown:
         if cell.ci95 is not None:
-            axis.plot([x, x], cell.ci95, color=colour, linewidth=1.4, solid_capstyle="butt", alpha=0.75)
+            axis.plot([x, x], cell.ci95, color=colour, linewidth=1.7, solid_capstyle="butt", alpha=0.8)
     xs, ys = [x for x, _ in shown], [cell.value for _, cell in shown]
     axis.plot(xs, ys, marker, color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.6, label=method)
     for i, cell in enumerate(cells):
@@ -198,7 +205,9 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, salt: str 
     blocks = math.ceil(len(runs) / columns)
     with style(salt):
         figure = new_figure(11.0, 2.9 * blocks + 0.1)
-        outer = figure.add_gridspec(blocks, columns, wspace=0.2, hspace=0.38, left=0.055, right=0.99, top=1 - 0.3 / (2.9 * blocks))
+        outer = figure.add_gridspec(
+            blocks, columns, wspace=0.2, hspace=0.38, left=0.055, right=0.99, top=1 - 0.3 / (2.9 * blocks)
+        )
         outer.update(bottom=0.42 / (2.9 * blocks))
         for k, (label, events) in enumerate(runs.items()):
             grid = outer[k // columns, k % columns].subgridspec(2, 1, hspace=0.12, height_ratios=[1.2, 1])
@@ -212,47 +221,90 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, salt: str 
         return _svg(figure, salt)
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """The lines of one stage, with steps counted from the beginning of the training."""
+
+    name: str
+    begin: int
+    losses: dict[int, float]
+    checks: dict[int, Mapping[str, Any]]
+    best: int | None
+
+    @property
+    def end(self) -> int:
+        return max([self.begin, *self.losses, *self.checks])
+
+
+def _stages(events: Sequence[Mapping[str, Any]]) -> list[_Stage]:
+    names = dict.fromkeys(
+        str(e["stage"]) for e in events if e.get("stage") is not None and e.get("event") in ("step", "validation")
+    )
+    stages: list[_Stage] = []
+    for name in names:
+        begin = stages[-1].end if stages else 0
+        mine = [e for e in events if str(e.get("stage")) == name and isinstance(e.get("step"), int)]
+        losses = {begin + e["step"]: _number(e.get("loss")) for e in mine if e.get("event") == "step"}
+        checks = {
+            begin + e["step"]: e for e in mine if e.get("event") == "validation" and isinstance(e.get("metrics"), Mapping)
+        }
+        best = [step for step, e in sorted(checks.items()) if e.get("best")]
+        metrics = {step: e["metrics"] for step, e in sorted(checks.items())}
+        stages.append(_Stage(name, begin, dict(sorted(losses.items())), metrics, best[-1] if best else None))
+    return stages
+
+
 def _curves(top: Axes, bottom: Axes, events: Sequence[Mapping[str, Any]]) -> None:
-    start, end, name = 0, 0, ""
-    ended: list[tuple[int, int, str]] = []
-    losses: dict[int, float] = {}
-    checks: dict[int, tuple[Mapping[str, Any], bool]] = {}
-    for event in events:
-        if event.get("stage") not in (None, name):
-            if name:
-                ended.append((start, end, name))
-            name, start = str(event["stage"]), end
-        step = start + int(event.get("step") or 0)
-        if event.get("event") == "step":
-            losses[step] = _number(event.get("loss"))
-            end = max(end, step)
-        elif event.get("event") == "validation":
-            checks[step] = (event.get("metrics") or {}, bool(event.get("best")))
-            end = max(end, step)
-    ended.append((start, end, name))
-    _loss_panel(top, losses, checks)
-    _validation_panel(bottom, checks)
-    for begin, _, _ in ended[1:]:
-        for axis in (top, bottom):
-            axis.axvline(begin, color=SOFT, linewidth=0.7, linestyle=(0, (3, 3)))
-    for begin, stop, stage in ended if len(ended) > 1 else []:
-        top.text((begin + stop) / 2, 0.98, stage, transform=top.get_xaxis_transform(), fontsize=7.5, ha="center", va="top", color=SOFT)
+    stages = _stages(events)
+    names = sorted({name for stage in stages for metrics in stage.checks.values() for name in metrics if name != "loss"})[:3]
+    for k, stage in enumerate(stages):
+        _loss_panel(top, stage, label=k == 0)
+        _validation_panel(bottom, stage, names, label=k == 0)
+        if k:
+            for axis in (top, bottom):
+                axis.axvline(stage.begin, color=SOFT, linewidth=0.7, linestyle=(0, (3, 3)))
+        if len(stages) > 1:
+            middle = (stage.begin + stage.end) / 2
+            top.text(
+                middle, 0.98, stage.name, transform=top.get_xaxis_transform(), fontsize=7.5, ha="center", va="top", color=SOFT
+            )
+    for axis in (top, bottom):
+        axis.grid(axis="y", color=FAINT, linewidth=0.6)
+    if top.get_legend_handles_labels()[0]:
+        top.legend(frameon=False, fontsize=7.5, loc="upper right")
+    top.tick_params(labelbottom=False)
+    if names:
+        bottom.legend(frameon=False, fontsize=7.5, loc="lower right", title="validation", title_fontsize=7.5)
+        bottom.set_ylim(0, 1.02)
+    else:
+        bottom.text(0.5, 0.5, "no validation metric", transform=bottom.transAxes, ha="center", va="center", color=SOFT)
 
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _loss_panel(axis: Axes, losses: Mapping[int, float], checks: Mapping[int, tuple[Mapping[str, Any], bool]]) -> None:
-    steps = sorted(losses)
-    axis.plot(steps, [losses[s] for s in steps], color="#9bb8d3", linewidth=0.7)
-    axis.plot(steps, _smooth([losses[s] for s in steps]), color=METHOD_COLOURS[0], linewidth=1.4, label="training")
-    held = [(s, _number(m.get("loss"))) for s, (m, _) in sorted(checks.items()) if "loss" in m]
+def _loss_panel(axis: Axes, stage: _Stage, *, label: bool) -> None:
+    steps, losses = list(stage.losses), list(stage.losses.values())
+    axis.plot(steps, losses, color="#9bb8d3", linewidth=0.7)
+    axis.plot(steps, _smooth(losses), color=METHOD_COLOURS[0], linewidth=1.4, label="training" if label else None)
+    held = [(step, _number(metrics.get("loss"))) for step, metrics in stage.checks.items() if "loss" in metrics]
     if held:
-        axis.plot(*zip(*held, strict=True), color=METHOD_COLOURS[1], linewidth=1.2, linestyle="--", label="validation")
-        axis.legend(frameon=False, fontsize=7.5, loc="upper right")
-    axis.tick_params(labelbottom=False)
-    axis.grid(axis="y", color=FAINT, linewidth=0.6)
+        text = "validation" if label else None
+        axis.plot(*zip(*held, strict=True), color=METHOD_COLOURS[1], linewidth=1.2, linestyle="--", label=text)
+
+
+def _validation_panel(axis: Axes, stage: _Stage, names: Sequence[str], *, label: bool) -> None:
+    for k, name in enumerate(names):
+        points = [(step, _number(metrics[name])) for step, metrics in stage.checks.items() if name in metrics]
+        text = heading(name) if label else None
+        if points:
+            axis.plot(*zip(*points, strict=True), color=METHOD_COLOURS[(k + 2) % 7], linewidth=1.3, label=text)
+    kept = stage.checks.get(stage.best) if stage.best is not None else None
+    if kept and names and names[0] in kept:
+        place = (float(stage.best or 0), _number(kept[names[0]]))
+        axis.plot(*[[number] for number in place], "o", color=INK, markersize=4)
+        axis.annotate("kept", place, (0, -11), textcoords="offset points", fontsize=7.5, ha="center")
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -263,20 +315,3 @@ def _smooth(values: Sequence[float]) -> list[float]:
         window = [v for v in values[max(0, i - half) : i + half + 1] if math.isfinite(v)]
         out.append(sum(window) / len(window) if window else math.nan)
     return out
-
-
-def _validation_panel(axis: Axes, checks: Mapping[int, tuple[Mapping[str, Any], bool]]) -> None:
-    names = sorted({name for metrics, _ in checks.values() for name in metrics if name != "loss"})[:3]
-    for k, name in enumerate(names):
-        points = [(s, _number(m[name])) for s, (m, _) in sorted(checks.items()) if name in m]
-        axis.plot(*zip(*points, strict=True), color=METHOD_COLOURS[(k + 2) % 7], linewidth=1.3, label=heading(name))
-    best = [s for s, (_, is_best) in sorted(checks.items()) if is_best]
-    if best and names and names[0] in checks[best[-1]][0]:
-        axis.plot([best[-1]], [_number(checks[best[-1]][0][names[0]])], "o", color=INK, markersize=4)
-        axis.annotate("kept", (best[-1], _number(checks[best[-1]][0][names[0]])), (0, -11), textcoords="offset points", fontsize=7.5, ha="center")
-    if names:
-        axis.legend(frameon=False, fontsize=7.5, loc="lower right", title="validation", title_fontsize=7.5)
-        axis.set_ylim(0, 1.02)
-    else:
-        axis.text(0.5, 0.5, "no validation metric", transform=axis.transAxes, ha="center", va="center", color=SOFT)
-    axis.grid(axis="y", color=FAINT, linewidth=0.6)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from comodal.data.atomic import replacing
 from comodal.evaluation.comparison import StudyTable, combine
-from comodal.evaluation.examples import Example, load_examples
 from comodal.reporting.about import facts, run_label
 from comodal.reporting.answer import answer
 from comodal.reporting.record import RunRecord, find_runs, read_run, section
 from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
+
+if TYPE_CHECKING:
+    from comodal.evaluation.examples import Example
 
 _MOST_ROWS_NOT_RUN = 5  # modalities up to which every subset has a row, evaluated or not
 _MOST_CURVES = 12
 _ROLES = {"best": "Best", "median": "Median", "worst": "Worst"}
 
 
-def write_page(run_folders: Sequence[Path | str], out: Path | str, *, title: str | None = None) -> Path:
+def write_page(
+    run_folders: Sequence[Path | str] | Mapping[str, Sequence[Path | str]], out: Path | str, *, title: str | None = None
+) -> Path:
     """Writes the page.
 
     Args:
-        run_folders: Run folders, or folders of runs (a study). The first method is the one with which others are compared.
+        run_folders: Run folders, or folders of runs (a study), or {label: run folders} for labels of one's own. The first
+            method is the one with which the others are compared.
         out: The HTML file; its folder is made.
         title: Heading; by default method and cohort.
 
@@ -34,19 +38,14 @@ def write_page(run_folders: Sequence[Path | str], out: Path | str, *, title: str
     Raises:
         RunError: A folder is no run, or a result is damaged.
     """
-    records = [read_run(folder) for folder in find_runs(run_folders)]
-    html = render(group(records), title=title)
+    if isinstance(run_folders, Mapping):
+        groups = {label: [read_run(run) for run in find_runs(folders)] for label, folders in run_folders.items()}
+    else:
+        groups = group([read_run(run) for run in find_runs(run_folders)])
+    html = render(groups, title=title)
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(html)
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(out) as file:
+        file.write(html.encode())
     return out
 
 
@@ -71,7 +70,9 @@ def group(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 
 def _settings(record: RunRecord) -> Any:
-    training = {key: value for key, value in section(record.config, "training").items() if key not in ("seed", "device", "workers")}
+    training = {
+        key: value for key, value in section(record.config, "training").items() if key not in ("seed", "device", "workers")
+    }
     data = {key: value for key, value in section(record.config, "data").items() if key != "cache"}
     return record.config.get("cohort"), section(record.config, "method"), data, training
 
@@ -114,7 +115,7 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
         "pictures": _pictures(groups),
         "curves": _curves(groups),
         "conventions": _conventions(records, split, table),
-        "notes": _notes(records, split),
+        "notes": _notes(records, split, table),
         "average_of": len(table.averaged),
     }
 
@@ -131,7 +132,10 @@ def _subset_figure(table: StudyTable) -> dict[str, str] | None:
     metrics = [name for name in shown_metrics(table) if not name.startswith("HD95")]
     if not metrics or not table.modalities:
         return None
-    return {"svg": subset_figure(table, metrics), "what": ", ".join(heading(name) for name in metrics)}
+    return {
+        "svg": subset_figure(table, metrics),
+        "what": ", ".join(dict.fromkeys(name.partition("/")[0].replace("_", " ") for name in metrics)),
+    }
 
 
 def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any] | None:
@@ -145,19 +149,20 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any] | None:
     return {"svg": curves_figure(shown), "left_out": len(runs) - len(shown)}
 
 
-def _pictures(groups: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, str]]:
+def _pictures(groups: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
     """Examples of the first run of each method that has some."""
     found = []
     for label, runs in groups.items():
-        for record in runs:
-            examples = load_examples(record.folder / "examples") if (record.folder / "examples" / "examples.json").is_file() else []
-            if examples:
-                found.append(_picture(run_label(label, record), record, examples))
-                break
+        shown = next((record for record in runs if (record.folder / "examples" / "examples.json").is_file()), None)
+        if shown is not None:
+            from comodal.evaluation.examples import load_examples  # imports torch, which a page without pictures does not need
+
+            examples = load_examples(shown.folder / "examples")
+            found += [_picture(run_label(label, shown), shown, examples)] if examples else []
     return found
 
 
-def _picture(label: str, record: RunRecord, examples: Sequence[Example]) -> dict[str, str]:
+def _picture(label: str, record: RunRecord, examples: Sequence[Example]) -> dict[str, Any]:
     from comodal.reporting.slices import Slice, slices_picture
 
     slices = [
@@ -168,13 +173,19 @@ def _picture(label: str, record: RunRecord, examples: Sequence[Example]) -> dict
             predictions=example.predictions,
             scores={name: f"DSC {value:.2f}" for name, value in example.dsc.items() if value is not None},
             anatomical=_is_volume(record, example),
+            aspect=example.aspect,
         )
         for example in examples
     ]
     classes = list(examples[0].classes)
     shown = dict.fromkeys(example.modality for example in examples)
     who = ", ".join(f"{_ROLES.get(e.role, e.role).lower()} {e.subject} (slice {e.slice})" for e in examples)
-    return {"label": label, "src": slices_picture(slices, classes, image_name=", ".join(shown)), "who": who}
+    return {
+        "label": label,
+        "src": slices_picture(slices, classes, image_name=", ".join(shown)),
+        "who": who,
+        "sided": any(item.anatomical for item in slices),
+    }
 
 
 def _short(text: str) -> str:
@@ -197,14 +208,19 @@ def _conventions(records: Sequence[RunRecord], split: str, table: StudyTable) ->
     return list(found)
 
 
-def _notes(records: Sequence[RunRecord], split: str) -> list[str]:
+def _notes(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[str]:
     """What a reader must know about these numbers: notes of the results and of single metrics, each once."""
     notes: dict[str, None] = {}
     for record in records:
         result = record.results.get(split)
         if result is not None:
             notes |= dict.fromkeys(result.notes)
-            notes |= {f"{row.name}, {heading(k)}: {v.note}": None for row in result.subsets for k, v in row.metrics.items() if v.note}
+            notes |= {
+                f"{row.name}, {heading(k, table=table)}: {v.note}": None
+                for row in result.subsets
+                for k, v in row.metrics.items()
+                if v.note
+            }
     cohorts = {(r.results[split].cohort) for r in records if split in r.results}
     if len(cohorts) > 1:
         notes[f"The runs were evaluated on different cohorts: {', '.join(sorted(cohorts))}."] = None

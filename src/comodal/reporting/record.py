@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from comodal.errors import RunError, message
 from comodal.evaluation.results import Results
+from comodal.methods import METHODS
 
 _PREFERRED = ("test", "val", "all", "train")
 _MOST_BYTES = 256 * 1024 * 1024
@@ -73,6 +75,8 @@ class RunRecord:
     def warnings(self) -> list[str]:
         """What was said during training, each text once."""
         texts = [str(event.get("text", "")) for event in self.events if event.get("event") == "warning"]
+        said = self.environment.get("warnings")
+        texts += [str(text) for text in said] if isinstance(said, list) else []
         return list(dict.fromkeys(text for text in texts if text))
 
 
@@ -93,7 +97,9 @@ def find_runs(folders: Sequence[Path | str]) -> list[Path]:
         inside = [folder] if (folder / "config.yaml").is_file() else _below(folder)
         if not inside:
             do = "Name a folder that `comodal train` or `comodal study` wrote"
-            raise RunError(message("report", "get run folders (with config.yaml), or a folder of runs", "none", file=str(folder), do=do))
+            raise RunError(
+                message("report", "get run folders (with config.yaml), or a folder of runs", "none", file=str(folder), do=do)
+            )
         found += [run for run in inside if run not in found]
     if not found:
         raise RunError(message("report", "get at least one run folder", "none", do="Name one"))
@@ -101,9 +107,15 @@ def find_runs(folders: Sequence[Path | str]) -> list[Path]:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Runs one or two levels down, in natural order."""
-    paths = [*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml")]
-    return sorted({path.parent for path in paths})
+    """Runs one or two levels down: methods in the order of METHODS, then by name, numbers by value."""
+    runs = {path.parent for path in (*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml"))}
+    return sorted(runs, key=lambda run: (_place(run), [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", run.name)]))
+
+
+def _place(run: Path) -> int:
+    """Baselines first, as in METHODS: the first method of a page is the one with which the others are compared."""
+    name = str(section(_yaml(run / "config.yaml"), "method").get("name"))
+    return list(METHODS).index(name) if name in METHODS else len(METHODS)
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -152,7 +164,9 @@ def _yaml(path: Path) -> Mapping[str, Any]:
             message("run file", "be readable plain YAML", type(error).__name__, file=str(path), do="Copy the run again")
         ) from None
     if not isinstance(values, Mapping):
-        raise RunError(message("run file", "hold keys and values", type(values).__name__, file=str(path), do="Copy the run again"))
+        raise RunError(
+            message("run file", "hold keys and values", type(values).__name__, file=str(path), do="Copy the run again")
+        )
     return values
 
 
@@ -193,5 +207,8 @@ def _cells(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     rows = csv.DictReader(_text(path).splitlines())
-    cells = [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str) and not isinstance(value, list)} for row in rows]
+    cells = [
+        {key: (value or "").strip() for key, value in row.items() if isinstance(key, str) and not isinstance(value, list)}
+        for row in rows
+    ]
     return {"_".join(part for part in (row.get("subject", ""), row.get("session", "")) if part): row for row in cells}

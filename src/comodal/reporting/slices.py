@@ -46,7 +46,7 @@ class Slice:
     aspect: float = 1.0
 
 
-def slices_picture(slices: Sequence[Slice], classes: Sequence[str], *, image_name: str, dpi: int = 110) -> str:
+def slices_picture(slices: Sequence[Slice], classes: Sequence[str], *, image_name: str, dpi: int = 130) -> str:
     """All slices of one run as one picture.
 
     Args:
@@ -61,14 +61,19 @@ def slices_picture(slices: Sequence[Slice], classes: Sequence[str], *, image_nam
     subsets = list(dict.fromkeys(name for item in slices for name in item.predictions))
     columns = len(subsets) + 1
     cell = min(11.0 / columns, 2.7)
+    shape = max(item.image.shape[1] * item.aspect / max(item.image.shape[0], 1) for item in slices)
+    tall = 0.93 * cell * min(max(shape, 0.4), 1.6) + 0.24  # a picture and the line below it
+    above, below = 0.42 if any(len(name.split("+")) > 3 for name in subsets) else 0.27, 0.36
     with style("slices"):
-        figure = new_figure(cell * columns, (cell + 0.2) * len(slices) + 0.55)
+        figure = new_figure(cell * columns, tall * len(slices) + above + below)
         axes = figure.subplots(len(slices), columns, squeeze=False)
-        top = 1 - 0.3 / figure.get_figheight()
-        figure.subplots_adjust(left=0.03, right=1, top=top, bottom=0.25 / figure.get_figheight(), wspace=0.03, hspace=0.1)
+        height = figure.get_figheight()
+        figure.subplots_adjust(
+            left=0.032, right=0.998, top=1 - above / height, bottom=(below + 0.2) / height, wspace=0.04, hspace=0.24 / tall
+        )
         for row, item in zip(axes, slices, strict=True):
             _row(row, item, subsets)
-        for axis, name in zip(axes[0], [f"{image_name} alone", *subsets], strict=True):
+        for axis, name in zip(axes[0], [f"image ({image_name})", *subsets], strict=True):
             axis.set_title(_wrapped(name), fontsize=9, fontweight="bold", pad=4)
         _legend(figure, classes)
         return png(figure, dpi)
@@ -98,7 +103,9 @@ def _grey(axis: Axes, item: Slice) -> None:
     low, high = np.percentile(inside, (0.5, 99.5)) if inside.size else (0.0, 1.0)
     picture = np.where(np.isfinite(item.image), item.image, low).T
     lowest = min(float(low), 0.0) if (item.image == 0).any() else float(low)
-    axis.imshow(picture, cmap="gray", vmin=lowest, vmax=max(float(high), lowest + 1e-6), aspect=item.aspect, interpolation="bilinear")
+    axis.imshow(
+        picture, cmap="gray", vmin=lowest, vmax=max(float(high), lowest + 1e-6), aspect=item.aspect, interpolation="bilinear"
+    )
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
@@ -116,7 +123,7 @@ def _areas(axis: Axes, item: Slice) -> None:
 
     tint = np.zeros((*item.image.T.shape, 4))
     for k, region in enumerate(item.truth):
-        tint[region.T] = (*to_rgb(REGION_COLOURS[k % 7]), 0.42)
+        tint[region.T] = (*to_rgb(REGION_COLOURS[k % 7]), 0.36)
     axis.imshow(tint, aspect=item.aspect, interpolation="nearest")
 
 
@@ -140,4 +147,6 @@ def _legend(figure: Any, classes: Sequence[str]) -> None:
         handles.append(Patch(facecolor=colour, alpha=0.55, label=f"{name}: truth (area)"))
         handles.append(Line2D([], [], color=colour, linestyle=_LINES[k % 7], linewidth=1.8, label=f"{name}: prediction (line)"))
     columns = len(handles) if len(handles) <= 6 else 6
-    figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=SOFT, handlelength=1.6)
+    figure.legend(
+        handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=SOFT, handlelength=1.6
+    )

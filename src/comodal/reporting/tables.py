@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from comodal.evaluation.comparison import Cell, Contrast, StudyRow, StudyTable, combine
+from comodal.evaluation.metrics import METRICS
 from comodal.evaluation.results import Results
 
 Source: TypeAlias = "Results | Sequence[Results] | Mapping[str, Sequence[Results]] | StudyTable"
@@ -32,10 +33,11 @@ class PlainTable:
 
 @dataclass(frozen=True)
 class PageCell:
-    """A cell of the page: the number, what stands small below it, and how it looks."""
+    """A cell of the page: the number, what stands small beside and below it, and how it looks."""
 
     main: str
     below: str = ""
+    beside: str = ""
     look: Literal["value", "difference", "clear", "none"] = "value"
 
 
@@ -104,16 +106,24 @@ def primary_metric(table: StudyTable) -> str | None:
     return table.metrics[0] if table.metrics else None
 
 
-def number(value: float, metric: str, *, signed: bool = False, interval: bool = False) -> str:
-    """A value as text: fractions with three decimals (two within intervals), distances with one.
+def number(value: float, metric: str, *, signed: bool = False, interval: bool = False, brief: bool = False) -> str:
+    """A value as text: fractions with three decimals, distances with one.
+
+    Args:
+        value: The number.
+        metric: Whose; decides the decimals.
+        signed: A difference: with its sign.
+        interval: The end of an interval; of a value, two decimals are enough.
+        brief: Two decimals for differences too, where room is short.
 
     >>> number(0.7412, "DSC/WT"), number(5.25, "HD95/WT"), number(-0.05, "DSC/WT", signed=True, interval=True)
-    ('0.741', '5.2', '-0.05')
+    ('0.741', '5.2', '-0.050')
     """
     if not math.isfinite(value):
         return "-"
-    decimals = 1 if metric.startswith("HD95") else 2 if interval else 3
-    return f"{value:{'+' if signed else ''}.{decimals}f}"
+    decimals = 1 if metric.startswith("HD95") else 2 if interval and (brief or not signed) else 3
+    value = round(value, decimals) + 0.0  # no minus before a zero
+    return f"{value:{'+' if signed and value else ''}.{decimals}f}"
 
 
 def interval(ci95: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
@@ -136,7 +146,7 @@ def cell_text(cell: Cell, metric: str, *, n: bool = False) -> str:
 
 
 def contrast_text(contrast: Contrast | None, metric: str, *, n: int | None = None) -> str:
-    """A difference on one line: "+0.120 [+0.08, +0.16] p=0.004"; n where it is not that of the row."""
+    """A difference on one line: "+0.120 [+0.081, +0.160] p=0.004"; n where it is not that of the row."""
     if contrast is None or contrast.value is None:
         return "-"
     parts = [number(contrast.value, metric, signed=True), interval(contrast.ci95, metric, signed=True), p_text(contrast.p_holm)]
@@ -178,7 +188,7 @@ def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> P
     differences = [(metric, method) for metric in chosen for method in table.methods[1:]]
     columns += [f"{method} - {table.reference} {metric}" for metric, method in differences]
     rows = []
-    for row in [*table.rows, *([table.average] if table.average else [])]:
+    for row in _rows(table):
         n = row_n(row, chosen)
         texts = [_cell_of(row, method, metric, n) for metric, method in pairs]
         texts += [contrast_text(row.contrasts.get(method, {}).get(metric), metric, n=n) for metric, method in differences]
@@ -198,7 +208,10 @@ def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> s
     """
     plain = terminal_table(source, metrics=metrics)
     lines = [plain.columns, ["---" if i < len(plain.columns) else "" for i in range(len(plain.columns))], *plain.rows]
-    return "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines) + f"\n\n{_escaped(plain.caption)}\n"
+    return (
+        "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines)
+        + f"\n\n{_escaped(plain.caption)}\n"
+    )
 
 
 def caption(table: StudyTable) -> str:
@@ -208,10 +221,12 @@ def caption(table: StudyTable) -> str:
     if any(count > 1 for count in runs.values()):
         counts = ", ".join(f"{method} {count}" for method, count in runs.items())
         parts.append(f"Each case is first averaged over the runs (seeds or folds) of a method: {counts}.")
-    if table.average:
+    if table.average and len(table.averaged) > 1:
         total = len(table.rows)
         which = f"all {total}" if len(table.averaged) == total else f"the {len(table.averaged)} of {total}"
-        parts.append(f"Average: plain mean over {which} subsets{'' if len(table.averaged) == total else ' that every method has'}.")
+        parts.append(
+            f"Average: plain mean over {which} subsets{'' if len(table.averaged) == total else ' that every method has'}."
+        )
     if len(table.methods) > 1:
         parts.append(
             f"Differences are per case, on common cases, minus {table.reference}; "
@@ -233,17 +248,34 @@ def page_tables(table: StudyTable) -> list[PageTable]:
         families.setdefault(stem if stem in ("DSC", "HD95") else "classes", []).append(name)
     size = max(_WIDEST // (2 * len(table.methods) - 1), 1)
     chunks = [family[i : i + size] for family in families.values() for i in range(0, len(family), size)]
-    return [_page_table(table, ", ".join(heading(name) for name in chunk), chunk) for chunk in chunks]
+    return [_page_table(table, _title(chunk[0]), chunk) for chunk in chunks]
 
 
-def heading(metric: str, *, unit: str = "mm") -> str:
+def _title(metric: str) -> str:
+    stem = metric.partition("/")[0]
+    if stem not in ("DSC", "HD95"):
+        return "Classification: more is better"
+    return (
+        METRICS[stem].summary.partition(",")[0]
+        + f" ({stem}): {'more' if METRICS[stem].better == 'higher' else 'less'} is better"
+    )
+
+
+def heading(metric: str, *, table: StudyTable | None = None) -> str:
     """A metric as a reader writes it: name, region, unit.
+
+    Args:
+        metric: As in the results.
+        table: Where it stands: knows the unit of distances, and whether there is but one target of classes to speak of.
 
     >>> heading("HD95/WT"), heading("DSC/mean"), heading("balanced_accuracy/diagnosis")
     ('HD95 WT (mm)', 'DSC mean', 'balanced accuracy diagnosis')
     """
     name, _, region = metric.partition("/")
-    parts = [name.replace("_", " "), region, f"({unit})" if metric.startswith("HD95") else ""]
+    if table and name not in ("DSC", "HD95"):
+        region = region if len({m.partition("/")[2] for m in table.metrics if m.partition("/")[0] == name}) > 1 else ""
+    unit = {"voxel": "(voxels)", "mixed": "(mm or voxels)"}.get(table.hd95_unit if table else "mm", "(mm)")
+    parts = [name.replace("_", " "), region, unit if name == "HD95" else ""]
     return " ".join(part for part in parts if part)
 
 
@@ -254,13 +286,13 @@ def _page_table(table: StudyTable, title: str, metrics: Sequence[str]) -> PageTa
     if several:
         for name in metrics:
             columns += [*table.methods, *(f"{method} − {table.reference}" for method in table.methods[1:])]
-            groups.append((heading(name), 2 * len(table.methods) - 1))
+            groups.append((heading(name, table=table), 2 * len(table.methods) - 1))
     else:
         for stem in dict.fromkeys(name.partition("/")[0] for name in metrics):
-            regions = [name.partition("/")[2] or stem for name in metrics if name.partition("/")[0] == stem]
+            regions = [name.partition("/")[2] for name in metrics if name.partition("/")[0] == stem]
             columns += regions
-            groups.append((heading(stem), len(regions)))
-    rows = [*table.rows, *([table.average] if table.average else [])]
+            groups.append((heading(stem, table=table), len(regions)))
+    rows = _rows(table)
     cells = tuple(_page_row(table, row, metrics) for row in rows)
     return PageTable(title, tuple(groups), tuple(columns), table.modalities, cells)
 
@@ -272,7 +304,7 @@ def _page_row(table: StudyTable, row: StudyRow, metrics: Sequence[str]) -> PageR
         cells += [_page_cell(row.cells[method].get(metric, Cell("not run")), metric, n) for method in table.methods]
         cells += [_page_contrast(row.contrasts.get(method, {}).get(metric), metric, n) for method in table.methods[1:]]
     if not metrics:
-        cells = [PageCell("not run", look="none") for _ in ("only",)]
+        cells = [PageCell("not run", look="none")]
     dots = tuple(name in row.present for name in table.modalities) if row.present else ()
     name = " + ".join(row.present) if row.present else f"average of {len(table.averaged)} subsets"
     return PageRow(dots, name, "" if n is None else str(n), tuple(cells))
@@ -289,12 +321,17 @@ def _page_contrast(contrast: Contrast | None, metric: str, n: int | None) -> Pag
     if contrast is None or contrast.value is None:
         return PageCell("–", look="none")
     fewer = f" n {contrast.n}" if contrast.n != n else ""
-    below = [interval(contrast.ci95, metric, signed=True) + fewer, p_text(contrast.p_holm)]
-    text = "\n".join(part for part in below if part).replace("-", "−")
+    spread = (
+        ""
+        if contrast.ci95 is None
+        else ", ".join(number(end, metric, signed=True, interval=True, brief=True) for end in contrast.ci95)
+    )
+    below = (f"[{spread}]" if spread else "") + fewer
     clear = contrast.ci95 is not None and (contrast.ci95[0] > 0 or contrast.ci95[1] < 0)
     clear = clear and (contrast.p_holm is None or contrast.p_holm < 0.05)
     main = number(contrast.value, metric, signed=True).replace("-", "−")
-    return PageCell(main, text, look="clear" if clear else "difference")
+    look: Literal["clear", "difference"] = "clear" if clear else "difference"
+    return PageCell(main, below.replace("-", "−"), p_text(contrast.p_holm), look)
 
 
 def _default_metrics(table: StudyTable) -> tuple[str, ...]:
@@ -307,6 +344,11 @@ def _default_metrics(table: StudyTable) -> tuple[str, ...]:
 def _cell_of(row: StudyRow, method: str, metric: str, n: int | None) -> str:
     cell = row.cells[method].get(metric, Cell("not run"))
     return cell_text(cell, metric, n=cell.n != n)
+
+
+def _rows(table: StudyTable) -> list[StudyRow]:
+    """The subsets, and their average where there is more than one to average."""
+    return [*table.rows, *([table.average] if table.average and len(table.averaged) > 1 else [])]
 
 
 def _dots(row: StudyRow, table: StudyTable) -> tuple[str, ...]:
