@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class Bag:
 # An encoding of a frozen encoder may have several tensors (the stages of a U-Net), hence the tuple.
 Features: TypeAlias = Tensor | tuple[Tensor, ...]
 Value: TypeAlias = Tensor | Text | Bag | tuple[Tensor, ...]
+V = TypeVar("V", Tensor, Text, Bag)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,35 @@ def _take(value: Value, rows: Tensor) -> Value:
     if isinstance(value, tuple):
         return tuple(part[rows] for part in value)
     return value[rows]
+
+
+def cleared(value: Value, present: Tensor) -> Value:
+    """A value with nothing in it where it is absent: zeros, no tokens, no items, whatever stood there.
+
+    The zeros are put by selection, not by multiplication, so that NaN in an absent row cannot survive; the gradient of an
+    absent row is exactly zero.
+
+    Args:
+        value: Of one modality, batch axis first; also encodings.
+        present: (B,) bool.
+
+    Returns:
+        The same kind of value and the same shapes.
+
+    >>> cleared(torch.tensor([[1.0], [float("nan")]]), torch.tensor([True, False])).tolist()
+    [[1.0], [0.0]]
+    """
+    if isinstance(value, Text):
+        return Text(_select(value.ids, present), _select(value.attention, present))
+    if isinstance(value, Bag):
+        valid = _select(value.valid, present)
+        return Bag(_select(value.items, valid), valid)
+    return tuple(_select(part, present) for part in value) if isinstance(value, tuple) else _select(value, present)
+
+
+def _select(tensor: Tensor, at: Tensor) -> Tensor:
+    """The tensor where `at`, which has its first axes, is True; else zero."""
+    return torch.where(at.reshape(*at.shape, *[1] * (tensor.ndim - at.ndim)), tensor, torch.zeros_like(tensor[:1, ...]))
 
 
 def _move(value: Value, device: torch.device | str) -> Value:
@@ -172,16 +202,25 @@ class Batch:
         return self.present[:, self.index(modality)]
 
     def image(self, modality: str) -> Tensor:
-        """(B, C, *spatial) or (B, F): the tensor of a modality with zeros where it is absent, whatever stood there.
+        """(B, C, *spatial) or (B, F): the tensor of a modality with zeros where it is absent, whatever stood there."""
+        return self._cleared(modality, Tensor, "image")
 
-        The zeros are put by selection, not by multiplication, so that NaN in an absent row cannot survive; the gradient of
-        an absent row is exactly zero.
-        """
-        value = self.inputs[modality]
-        if not isinstance(value, Tensor):
-            raise ConfigError(message("Batch.image", "be asked for a tensor", type(value).__name__, modality=modality, do="Read inputs"))
-        present = self.is_present(modality).reshape(-1, *[1] * (value.ndim - 1))
-        return torch.where(present, value, torch.zeros((), dtype=value.dtype, device=value.device))
+    def text(self, modality: str) -> Text:
+        """The sentences of a modality; where it is absent there is no token (attention False), whatever stood there."""
+        return self._cleared(modality, Text, "text")
+
+    def bag(self, modality: str) -> Bag:
+        """The items of a modality; zeros where they are not valid, and none is valid where it is absent."""
+        return self._cleared(modality, Bag, "bag")
+
+    def _cleared(self, modality: str, kind: type[V], asked: str) -> V:
+        present = self.is_present(modality)
+        value = cleared(self.inputs[modality], present)
+        if not isinstance(value, kind):
+            got = type(value).__name__
+            do = "Ask image(), text() or bag() as its kind is; encodings of several tensors are read from inputs"
+            raise ConfigError(message(f"Batch.{asked}", f"be asked for a {kind.__name__}", got, modality=modality, do=do))
+        return value
 
     def restrict(self, present: Tensor) -> Batch:
         """A new batch with some bits of `present` cleared; (B, M) bool. Bits can never be set."""
@@ -232,11 +271,11 @@ def _pad_stack(tensors: Sequence[Tensor]) -> Tensor:
     shape = [max(t.shape[axis] for t in tensors) for axis in range(tensors[0].ndim)]
     out = tensors[0].new_zeros((len(tensors), *shape))
     for row, tensor in enumerate(tensors):
-        out[(row, *[slice(0, n) for n in tensor.shape])] = tensor
+        out[row][tuple(slice(0, n) for n in tensor.shape)] = tensor
     return out
 
 
-def _collate_modality(modality: Modality, values: Sequence[Value | None], shape: tuple[int, ...] | None) -> Value:
+def _collate_modality(modality: Modality, values: Sequence[Value | None], shape: tuple[int, ...]) -> Value:
     """One modality of all samples; None where it is absent."""
     have = [value for value in values if value is not None]
     if modality.kind == "text":
@@ -249,24 +288,29 @@ def _collate_modality(modality: Modality, values: Sequence[Value | None], shape:
         bags = [value if isinstance(value, Bag) else none for value in values]
         return Bag(_pad_stack([b.items for b in bags]), _pad_stack([b.valid for b in bags]))
     tensors = [value for value in have if isinstance(value, Tensor)]
-    like = tensors[0].shape if tensors else (modality.channels, *(shape or ()))
+    shapes = sorted({tuple(value.shape) for value in tensors})
+    if len(shapes) > 1:
+        do = "Crop, pad or resize them to the patch"
+        raise ConfigError(message("collate", "get inputs of one shape", shapes, modality=modality.name, do=do))
+    like = tensors[0].shape if tensors else (modality.channels, *shape)
     zeros = torch.zeros(like, dtype=tensors[0].dtype if tensors else torch.float32)
     rows = [value if isinstance(value, Tensor) else zeros for value in values]
     return torch.stack(rows)
 
 
-def collate(samples: Sequence[Sample], modalities: Sequence[Modality]) -> Batch:
+def collate(samples: Sequence[Sample], modalities: Sequence[Modality], *, patch: Sequence[int] = ()) -> Batch:
     """Puts samples into one batch.
 
     Args:
         samples: At least one; images of one modality must have one shape.
         modalities: All modalities of the problem, in canonical order. What a sample lacks is marked absent.
+        patch: Spatial shape of an image that no sample has, where no other image tells it.
 
     Returns:
         A `Batch`; a target that no sample has is left out, one that some have is zero and not `labelled` elsewhere.
 
     Raises:
-        ConfigError: A sample has no modality at all.
+        ConfigError: A sample has no modality at all, or inputs of one modality differ in shape.
     """
     by_grid: dict[str, tuple[int, ...]] = {}
     for modality in modalities:  # an absent image takes the shape of a present one of its grid
@@ -274,12 +318,12 @@ def collate(samples: Sequence[Sample], modalities: Sequence[Modality]) -> Batch:
             value = sample.inputs.get(modality.name)
             if modality.kind == "image" and isinstance(value, Tensor):
                 by_grid.setdefault(modality.grid, tuple(value.shape[1:]))
-    fallback = next(iter(by_grid.values()), None)
+    fallback = next(iter(by_grid.values()), tuple(patch))
     inputs = {
         m.name: _collate_modality(
             m,
             [s.inputs.get(m.name) for s in samples],
-            None if m.kind == "features" else by_grid.get(m.grid, fallback),
+            () if m.kind == "features" else by_grid.get(m.grid, fallback),
         )
         for m in modalities
     }

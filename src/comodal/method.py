@@ -77,7 +77,7 @@ class Problem:
 
     @property
     def task(self) -> Task:
-        """"segmentation" where every voxel is predicted, else "classification"."""
+        """Either "segmentation", where every voxel is predicted, or "classification"."""
         return "segmentation" if any(t.is_segmentation for t in self.targets) else "classification"
 
     def to_dict(self) -> dict[str, Any]:
@@ -333,7 +333,7 @@ class Method(nn.Module):
         Raises:
             UnsupportedSubset: For the first such row.
         """
-        for bits in {tuple(row) for row in present.tolist()}:
+        for bits in dict.fromkeys(tuple(row) for row in present.tolist()):
             subset = tuple(name for name, bit in zip(self.problem.names, bits, strict=True) if bit)
             if not self.supports(subset):
                 can = [subset_name(s) for s in subsets(self.problem.names) if self.supports(s)]

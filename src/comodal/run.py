@@ -75,6 +75,10 @@ def read_json(path: Path, what: str) -> Any:
         raise RunError(message(what, "be plain JSON", str(error)[:80] or type(error).__name__, file=str(path), do=do)) from None
 
 
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes plain values as JSON, whole or not at all."""
     with replacing(path) as file:
@@ -149,9 +153,10 @@ class Run:
             raise RunError(message("RUN", "be a run folder with a config.yaml", repr(str(path)), do=do))
         config = validated(RunConfig, read_yaml(path / "config.yaml", "config"), "config").resolved()
         splits = read_json(path / "splits.json", "splits.json")
-        if not isinstance(splits, dict) or not all(isinstance(ids, list) for ids in splits.values()):
-            do = "Copy the run folder again"
-            raise RunError(message("splits.json", "map split names to lists of cases", type(splits).__name__, file=str(path), do=do))
+        if not isinstance(splits, dict) or not all(_is_ids(ids) for ids in splits.values()):
+            do = "Copy the run folder again, whole"
+            got = repr(splits)[:80]
+            raise RunError(message("splits.json", "map split names to lists of case ids", got, file=str(path), do=do))
         try:
             fitted = validated(Fitted, read_json(path / "preprocessing.json", "preprocessing.json"), "preprocessing.json")
         except ConfigError as error:
@@ -162,7 +167,7 @@ class Run:
     @cached_property
     def problem(self) -> Problem:
         """What the method was built for."""
-        return build_problem(self.config, self.cohort, 0 if self.tokenizer is None else len(self.tokenizer))
+        return build_problem(self.config, self.cohort, 0 if self.tokenizer is None else self.tokenizer.vocabulary)
 
     @property
     def label(self) -> str:

@@ -52,10 +52,12 @@ def truncated(file: Path) -> None:
 def other_grid(file: Path) -> None:
     """Makes it an image of other size, spacing, orientation and place."""
     image = nib.Nifti1Image.from_filename(file)
-    part = image.slicer[::-1, ::2, 3:]
-    affine = np.array(part.affine)
+    data = np.asarray(image.dataobj)
+    last = data.shape[0] - 1
+    part_to_whole = np.array([[-1, 0, 0, last], [0, 2, 0, 0], [0, 0, 1, 3], [0, 0, 0, 1]])
+    affine = image.affine @ part_to_whole
     affine[:3, 3] += (4.0, -7.0, 3.0)
-    nib.save(nib.Nifti1Image(np.ascontiguousarray(part.dataobj), affine), file)
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(data[::-1, ::2, 3:]), affine), file)
 
 
 State = Callable[[Path], None]

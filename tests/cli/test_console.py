@@ -169,7 +169,7 @@ def test_a_terminal_that_is_not_utf_8_shows_something() -> None:
     screen.answer(Answer({}, show=["naïve", table("", ("flair", "t1"), [("●", "○")])]))
     stream.flush()
     text = raw.getvalue().decode("ascii")
-    assert "na?ve" in text and "| x     | .  |" in text
+    assert "na?ve" in text and "|   x   | .  |" in text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (7260, "2 h 01 min")])

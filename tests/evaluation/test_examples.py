@@ -20,12 +20,10 @@ ROWS = ["a", "b", "c", "ab", "ac", "bc", "abc"]
 
 
 def table(scores: dict[str, float | None]) -> Results:
-    rows = [
-        SubsetResult(
-            present=tuple(s), supported=s in scores, metrics={"DSC/mean": MetricValue(value=scores[s])} if s in scores else {}
-        )
-        for s in ROWS
-    ]
+    rows = []
+    for row in ROWS:
+        metrics = {"DSC/mean": MetricValue(value=scores[row])} if row in scores else {}
+        rows.append(SubsetResult(present=tuple(row), supported=row in scores, metrics=metrics))
     return Results(method="m", cohort="c", split="test", seed=0, subsets=tuple(rows))
 
 

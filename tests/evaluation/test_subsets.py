@@ -156,7 +156,7 @@ def test_one_case_is_in_memory_at_a_time(cohort: Cohort) -> None:
     alive: list[int] = []
 
     def count(*_: object) -> None:
-        alive.append(sum(isinstance(thing, PreparedCase) for thing in gc.get_objects()))
+        alive.append(sum(type(thing) is PreparedCase for thing in gc.get_objects()))
 
     gc.collect()
     run(cohort, on_progress=count)
@@ -182,7 +182,8 @@ def test_images_on_other_grids_are_predicted_there_and_compared_on_the_truths_vo
         shapes[tuple(batch.present[0].tolist())] += len(batch)
     assert shapes == {(True, False): 27, (False, True): 1, (True, True): 27}  # windows of 8^3 in 16^3 and in 8^3
     assert seen.row("a").metrics["DSC/WT"].value == 1.0
-    assert seen.row("b").metrics["DSC/WT"].value == 1.0  # linear from 2 mm: the edge lies on the border of voxels
+    # Linear from 2 mm: voxels at a face have 3/4, at an edge 9/16, and the eight at the corners 27/64, less than one half.
+    assert seen.row("b").metrics["DSC/WT"].value == 2 * 504 / (504 + 512)
     assert seen.row("b").metrics["HD95/WT"].value == 0.0
     only_b = run(build(tmp_path, [Case.build("p", cells={k: v for k, v in cells.items() if k != "a"})]))
     assert only_b.cases == tuple(c for c in seen.cases if c.present == ("b",))
@@ -205,7 +206,6 @@ def test_files_without_spacing_are_measured_in_voxels(tmp_path: Path) -> None:
         Cohort.build(meta, [case], tmp_path),
         Mean(problem((16, 16), names="a b", target=seg.target, kind=2)),
     )
-    assert found.conventions.hd95_unit == "mm" or found.notes
     assert found.conventions.hd95_unit == "voxel"
     assert found.notes == ("No file states the size of its voxels: distances count voxels there, also from slice to slice.",)
 
@@ -235,9 +235,8 @@ def test_classification_is_pooled_over_cases(cohort: Cohort) -> None:
     row = found.row("a").metrics
     assert list(row) == ["AUROC/grade", "balanced_accuracy/grade", "accuracy/grade"]
     share = 64 / (12 * 10 * 9)
-    assert [c.probabilities for c in found.cases if c.present == ("a",)] == [
-        {"grade": pytest.approx([1 - p, p])} for p in (share, share, share, 0)
-    ]
+    high = [(c.probabilities or {})["grade"][1] for c in found.cases if c.present == ("a",)]
+    assert high == pytest.approx([share, share, share, 0])
     assert [c.targets for c in found.cases if c.present == ("a",)] == [{"grade": g} for g in (1, 1, 0, 0)]
     # Pairs of a high and a low case: with p3 a tie each (1/2), with p4 right.
     assert row["AUROC/grade"].value == pytest.approx(0.75)

@@ -15,7 +15,7 @@ from comodal.data.grid import Grid
 from comodal.data.preprocessing import PreparedCase
 from comodal.errors import ConfigError, DataError, UnsupportedSubset
 from comodal.inference import predictor
-from comodal.inference.predictor import gaussian_weights, predict_case, window_starts
+from comodal.inference.predictor import can_predict, gaussian_weights, predict_case, window_starts
 from comodal.method import Method, MethodConfig, Prediction, Problem, Requirements
 from comodal.modality import Modality, Target, subsets
 
@@ -247,3 +247,13 @@ def test_what_cannot_be_predicted_is_refused_at_once(
     there = case({n: np.zeros((6, 6, 6)) for n in "ab"})
     with pytest.raises(error, match=text):  # by the call, not by the first step of the iteration
         predict_case(OnlyPairs(problem((6, 6, 6))), there, subsets=[subset], **options)  # type: ignore[arg-type]
+
+
+def test_a_segmentation_needs_an_image() -> None:
+    of = Problem((Modality("a"), Modality("report", "text", 0)), problem((6, 6, 6)).targets, 3, (6, 6, 6), vocabulary=9)
+    report = Text(torch.ones((1, 1), dtype=torch.long), torch.ones((1, 1), dtype=torch.bool))
+    row = PreparedCase(Case("p1", "p1", group="p1"), None, values={"report": report})
+    with pytest.raises(UnsupportedSubset, match=r"subset must have an image, .*; got report \[subject p1\]"):
+        predict_case(Mean(of), row, subsets=[("report",)])
+    assert not can_predict(Mean(of), ["report"])
+    assert can_predict(Mean(of), ["a", "report"])

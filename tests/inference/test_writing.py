@@ -73,7 +73,7 @@ def test_a_prediction_lies_on_the_voxels_of_its_input(tmp_path: Path, frame: str
     save_nifti(tmp_path / "a.nii.gz", image, FRAMES[frame])
     (file,) = written(tmp_path, config=NATIVE)
     assert file.name == "007_seg.nii.gz"
-    out, source = nib.load(file), nib.load(tmp_path / "a.nii.gz")
+    out, source = nib.Nifti1Image.from_filename(file), nib.Nifti1Image.from_filename(tmp_path / "a.nii.gz")
     assert out.shape == source.shape
     assert np.array_equal(out.affine, source.affine)
     assert nib.aff2axcodes(out.affine) == nib.aff2axcodes(source.affine)
@@ -86,13 +86,16 @@ def test_from_a_coarser_grid_a_prediction_comes_back_to_native_voxels(tmp_path: 
     fine = blob((40, 44, 36))
     spacing = np.linalg.norm(FRAMES[frame][:3, :3], axis=0)
     save_nifti(tmp_path / "a.nii.gz", fine, FRAMES[frame])
-    ras = np.linalg.norm(nib.as_closest_canonical(nib.load(tmp_path / "a.nii.gz")).affine[:3, :3], axis=0)
+    ras = np.linalg.norm(nib.as_closest_canonical(nib.Nifti1Image.from_filename(tmp_path / "a.nii.gz")).affine[:3, :3], axis=0)
     coarse = PreprocessingConfig(normalise={"a": "none"}, spacing=(2 * ras[0], 2 * ras[1], 1.5 * ras[2]))
     label, probability = written(tmp_path, config=coarse, as_probabilities=True)
     assert probability.name == "007_seg_WT_probability.nii.gz"
-    out, p = np.asarray(nib.load(label).dataobj), np.asarray(nib.load(probability).dataobj)
+    out, p = (
+        np.asarray(nib.Nifti1Image.from_filename(label).dataobj),
+        np.asarray(nib.Nifti1Image.from_filename(probability).dataobj),
+    )
     assert out.shape == p.shape == fine.shape
-    assert nib.load(label).header.get_zooms() == pytest.approx(spacing)
+    assert nib.Nifti1Image.from_filename(label).header.get_zooms() == pytest.approx(spacing)
     assert np.array_equal(out > 0, p >= 0.5)  # resampled first, then thresholded
     truth = fine >= 0.5
     assert 2 * (truth & (out > 0)).sum() / (truth.sum() + (out > 0).sum()) > 0.97
@@ -115,8 +118,8 @@ def test_region_maps_and_probabilities_on_request(tmp_path: Path) -> None:
     save_nifti(tmp_path / "a.nii.gz", image, np.eye(4))
     files = written(tmp_path, config=NATIVE, regions=True, as_probabilities=True)
     assert [f.name for f in files] == ["007_seg.nii.gz", "007_seg_WT.nii.gz", "007_seg_WT_probability.nii.gz"]
-    assert np.array_equal(np.asarray(nib.load(files[1]).dataobj), image >= 0.5)
-    assert np.asarray(nib.load(files[2]).dataobj) == pytest.approx(image, abs=1e-6)
+    assert np.array_equal(np.asarray(nib.Nifti1Image.from_filename(files[1]).dataobj), image >= 0.5)
+    assert np.asarray(nib.Nifti1Image.from_filename(files[2]).dataobj) == pytest.approx(image, abs=1e-6)
 
 
 def test_region_maps_of_labels_exclude_each_other(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_region_maps_of_labels_exclude_each_other(tmp_path: Path) -> None:
     found = {"organs": maps, "grade": np.ones(2, np.float32)}
     grade = Target("grade", "class", ("low", "high"))
     done = write_prediction(there, case, found, grid=grid, targets=[ORGANS, grade], used=["a"], out=tmp_path, regions=True)
-    arrays = [np.asarray(nib.load(f).dataobj) for f in done.files]
+    arrays = [np.asarray(nib.Nifti1Image.from_filename(f).dataobj) for f in done.files]
     assert len(arrays) == 4
     assert np.array_equal(sum(arrays[1:]), np.ones((3, 2, 2)))
     assert np.array_equal(arrays[0], np.array([0, 6, 1])[maps.argmax(axis=0)])

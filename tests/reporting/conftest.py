@@ -258,3 +258,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return write_run(tmp_path / name, world, **more)
 
     return make
+
+
+@pytest.fixture
+def worlds() -> dict[str, World]:
+    """The made-up experiments by name."""
+    return {"brain": BRAIN, "lgg": LGG, "chest": CHEST}

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from comodal.data.atomic import replacing
 from comodal.data.formats_nifti import COPY_AGAIN
+from comodal.data.formats_tiff import count_pages
 from comodal.data.geometry import Array, Geometry, Header, Source, Volume, check_budget, check_finite
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -101,10 +102,6 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _pages(image: Image.Image) -> int:
-    return int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1
-
-
 def _notes(data: bytes) -> tuple[str, ...]:
     depth, colour = data[24:26] if data.startswith(PNG_MAGIC) else (8, 0)
     return ("16-bit colour was reduced to 8 bits",) if depth == 16 and colour in (2, 4, 6) else ()
@@ -119,9 +116,10 @@ def _channel(channels: int, wanted: int | None, source: Source) -> slice:
 
 
 def _header(data: bytes, source: Source, channel: int | None) -> Header:
+    pages = count_pages(data, source) if data.startswith(TIFF_MAGICS) else 1
     with _opened(data, source) as image:
         _, channels, dtype = _target_mode(image)
-        (width, height), pages = _size(image), _pages(image)
+        width, height = _size(image)
     check_budget(source, (channels, width, height, pages), dtype.itemsize)
     kept = len(range(channels)[_channel(channels, channel, source)])
     return Header((width, height, pages), kept, np.eye(4), dtype, has_spacing=False, notes=_notes(data))

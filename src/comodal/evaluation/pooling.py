@@ -27,9 +27,10 @@ def pooled_samples(name: str, cases: Sequence[CaseResult], weights: Floats) -> F
     Returns:
         (R,), NaN where the metric is not defined. Classes that the cases themselves leave undefined are left out of its mean.
 
-    >>> case = {"group": "p", "present": ("t1",)}
-    >>> two = [CaseResult(subject=s, probabilities={"d": [1 - p, p]}, targets={"d": t}, **case) for s, p, t in [("a", 0.2, 0), ("b", 0.9, 1)]]
-    >>> pooled_samples("AUROC/d", two, np.ones((1, 2))).tolist()
+    >>> of = {"group": "p", "present": ("t1",)}
+    >>> one = CaseResult(subject="a", probabilities={"d": [0.8, 0.2]}, targets={"d": 0}, **of)
+    >>> two = CaseResult(subject="b", probabilities={"d": [0.1, 0.9]}, targets={"d": 1}, **of)
+    >>> pooled_samples("AUROC/d", [one, two], np.ones((1, 2))).tolist()
     [1.0]
     """
     metric, _, target = name.partition("/")

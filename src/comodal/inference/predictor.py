@@ -151,11 +151,11 @@ def _sample(
 
 def _batches(problem: Problem, case: PreparedCase, subset: Subset, windows: _Windows | None, size: int) -> Iterator[Batch]:
     if windows is None:
-        yield collate([_sample(problem, case, subset)], problem.modalities)
+        yield collate([_sample(problem, case, subset)], problem.modalities, patch=problem.patch)
         return
     for first in range(0, len(windows.starts), size):
         starts = windows.starts[first : first + size]
-        yield collate([_sample(problem, case, subset, windows, start) for start in starts], problem.modalities)
+        yield collate([_sample(problem, case, subset, windows, start) for start in starts], problem.modalities, patch=problem.patch)
 
 
 @contextmanager

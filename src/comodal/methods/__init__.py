@@ -35,7 +35,7 @@ class Entry:
 METHODS: dict[str, Entry] = {
     "unet": Entry(
         path="comodal.methods.unet:UNet",
-        summary="One U-Net on all images (early fusion); an absent one is its mean. The 'Mean' baseline of HeMIS.",
+        summary="One U-Net on all images (early fusion); an absent one is its mean, the 'Mean' baseline of HeMIS.",
         tasks=("segmentation",),
         at_training="any images; those that a case has",
         at_test="any non-empty subset",

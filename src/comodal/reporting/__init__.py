@@ -1,1 +1,1 @@
-"""Tables, figures and the page. Reads run folders and results; imports neither torch nor matplotlib until something is drawn."""
+"""Tables, figures and the page. Reads run folders only; torch and matplotlib wait until something is drawn."""

@@ -79,7 +79,8 @@ def _compared(table: StudyTable, method: str, metric: str, split: str) -> str:
         side = "higher" if contrast.value > 0 else "lower"
         text = f"The {_name(table, metric)} of {method} is {size} {side} than that of {table.reference}, {over} ({spread})."
     else:
-        text = f"There is no clear difference between {method} and {table.reference}: {_signed(contrast.value, metric)} {_name(table, metric)}, {over} ({spread})."
+        found = f"{_signed(contrast.value, metric)} {_name(table, metric)}"
+        text = f"There is no clear difference between {method} and {table.reference}: {found}, {over} ({spread})."
     return " ".join(part for part in (text, _full(table, method, metric)) if part)
 
 

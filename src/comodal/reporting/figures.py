@@ -1,6 +1,6 @@
 """Figures of the page: metrics by subset, slices with contours, training curves. No state outside the functions.
 
-Vector figures come back as inline SVG (text stays text, so that it can be searched and read aloud), pictures of patients as PNG.
+Vector figures come back as inline SVG (text stays text, so that it can be searched and read aloud), patients as PNG.
 Colours are those of Okabe and Ito, which people with colour-blindness can tell apart; a marker or a line style repeats each.
 Matplotlib is imported inside the functions: it takes half a second, and the command line imports this room.
 """
@@ -51,11 +51,13 @@ def style(salt: str) -> Iterator[None]:
     """Our style for the time of one figure; the salt makes the ids inside an SVG equal from run to run."""
     import matplotlib
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    values: dict[Any, Any] = {**_STYLE, "svg.hashsalt": salt}
+    with matplotlib.rc_context(values):
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that no global list of figures knows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -198,7 +198,10 @@ def _events(path: Path, notes: list[str]) -> list[Mapping[str, Any]]:
             key = (event.get("event"), event.get("stage"), event.get("step")) if timed else ("line", i)
             found[tuple(map(str, key))] = event
     if bad:
-        notes.append(f"{bad} lines of {path.name} are damaged and were left out.")
+        what = "1 line" if bad == 1 else f"{bad} lines"
+        notes.append(
+            f"{what} of {path.name} {'is' if bad == 1 else 'are'} damaged and {'was' if bad == 1 else 'were'} left out."
+        )
     return list(found.values())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Bright enough to stand on grey; told apart by lightness too.
 REGION_COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#E69F00", "#0072B2")
-_LINES = ("-", "-", "-", "--", "--", "--", ":")
+_LINES: tuple[Literal["-", "--", ":"], ...] = ("-", "-", "-", "--", "--", "--", ":")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _row(axes: Sequence[Axes], item: Slice, subsets: Sequence[str]) -> None:
         _grey(axis, item)
         _areas(axis, item)
         if subset in item.predictions:
-            _outlines(axis, item, item.predictions[subset])
+            _outlines(axis, item.predictions[subset])
         axis.set_xlabel(item.scores.get(subset, ""), fontsize=8.5, labelpad=2)
 
 
@@ -127,7 +127,7 @@ def _areas(axis: Axes, item: Slice) -> None:
     axis.imshow(tint, aspect=item.aspect, interpolation="nearest")
 
 
-def _outlines(axis: Axes, item: Slice, prediction: NDArray[np.bool_]) -> None:
+def _outlines(axis: Axes, prediction: NDArray[np.bool_]) -> None:
     for k, region in enumerate(prediction):
         if region.any() and min(region.shape) > 1:
             # A margin of zeros closes the outline of a region that touches the border.

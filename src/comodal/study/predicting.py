@@ -54,13 +54,13 @@ def predict_cases(
     plan = {case.id: _usable_of(case, names) for case in cohort.cases}
     where = pick_device(device)
     method = run.method(where)
-    for case, subset in plan.items():
+    for name, subset in plan.items():
         if not method.supports(subset):
             can = ", ".join(subset_name(s) for s in subsets(names) if method.supports(s)) or "none of these modalities"
             rule = f"have a subset of modalities from which {run.label} predicts ({can})"
             got = subset_name(subset)
             do = "Leave the subject out, or add a modality that it has to --use"
-            raise UnsupportedSubset(message("a case to predict", rule, got, subject=case, do=do))
+            raise UnsupportedSubset(message("a case to predict", rule, got, subject=name, do=do))
     preparer = run.preparer(cohort)
     clock = Clock(len(cohort))
     written: list[Written] = []

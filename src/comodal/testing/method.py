@@ -125,7 +125,7 @@ def check_gradients_follow_stages(subject: Subject) -> None:
             batch = stage_batch(method, stage, make_batch(subject.problem, 4, seed=seed))
             method.enter(stage)
             method.zero_grad(set_to_none=True)
-            _loss(method, stage, batch, seed)[1].backward()  # type: ignore[no-untyped-call]
+            _loss(method, stage, batch, seed)[1].backward()
             reached |= {name for name, p in method.named_parameters() if p.grad is not None}
         for name in names:
             if stage.trains(name):
@@ -181,7 +181,7 @@ def check_poison_changes_nothing(subject: Subject) -> None:
             inputs = content if stage.inputs == "raw" else stage_batch(twin, replace(stage, modalities=()), content)
             twin.enter(stage)
             _, total = _loss(twin, stage, inputs)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             grads = {f"gradient of {n}": p.grad for n, p in twin.named_parameters() if p.grad is not None}
             seen.append({"loss": total.detach(), **grads, **{f"buffer {n}": b.clone() for n, b in twin.named_buffers()}})
         for name in seen[0].keys() | seen[1].keys():
@@ -263,7 +263,7 @@ def check_loss_falls(subject: Subject, steps: int = 30) -> None:
         for step in range(steps):
             optimiser.zero_grad()
             total = _loss(method, stage, batch, step)[1]
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimiser.step()
             history.append(float(total.detach()))
         assert sum(history[-5:]) < sum(history[:5]), f"the loss of stage {stage.name} must fall on four samples; got {history}"

@@ -58,7 +58,7 @@ class EncodedDraws:
 
     def _encode(self, sample: Sample) -> dict[str, Features]:
         device = next(self.method.parameters()).device
-        batch = collate([sample], self.problem.modalities).to(device)
+        batch = collate([sample], self.problem.modalities, patch=self.problem.patch).to(device)
         modes = [(module, module.training) for module in self.method.modules()]
         self.method.eval()
         with torch.no_grad():

@@ -34,7 +34,7 @@ class MetricsLog:
             except ImportError:
                 do = "Install it with pip install 'comodal[tensorboard]', or set training.tensorboard=false"
                 raise ConfigError(message("training.tensorboard", "have the package tensorboard", "none", do=do)) from None
-            self.board = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(tensorboard))
 
     def write(self, event: str, **values: Any) -> None:
         """Appends one line; floats keep six digits."""

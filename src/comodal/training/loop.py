@@ -248,7 +248,7 @@ def _checkpoint(
     loop: Loop, index: int, *, step: int, optimisers: Mapping[str, torch.optim.Optimizer], best: _Best, watch: CollapseWatch
 ) -> None:
     if loop.fabric.global_rank == 0:
-        info = {"score": best.score, "best": best.file, "since": best.since, "watch": watch.state()}
+        info: dict[str, Any] = {"score": best.score, "best": best.file, "since": best.since, "watch": watch.state()}
         info |= {"log": loop.log.size if loop.log is not None else 0, "warnings": loop.warnings}
         state = loop.method.state_dict()
         save_checkpoint(loop.folder / "resume", stage=index, step=step, weights=state, optimisers=optimisers, info=info)

@@ -13,6 +13,7 @@ import yaml
 
 from comodal.config import DataConfig, RunConfig, TrainingConfig, build_method, build_problem, validated
 from comodal.data.cohort import Cohort
+from comodal.data.geometry import Header
 from comodal.data.reading import read_header
 from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, DataError, message
@@ -49,7 +50,7 @@ class Seen:
 def look(cohort: Cohort) -> Seen | None:
     """Reads the header of the first present image of up to 16 cases; None where no modality is an image."""
     images = [m.name for m in cohort.modalities if m.kind == "image"]
-    headers = []
+    headers: list[Header] = []
     for case in cohort.cases:
         name = next((n for n in images if n in case.cells), None)
         if name is None or len(headers) == LOOKED_AT:
@@ -67,6 +68,16 @@ def look(cohort: Cohort) -> Seen | None:
     return Seen((x, y, z), (dx, dy, dz), all(h.has_spacing for h in headers), spread < 0.01, len(headers))
 
 
+def _reason(seen: Seen, asked: int | None) -> str:
+    if asked:
+        return "as asked"
+    if seen.shape[2] == 1:
+        return "2-D by nature"
+    if not seen.stated:
+        return "slices, since the files state no spacing"
+    return "few or thick slices" if seen.shape[2] < 16 or seen.spacing[2] > 3 * min(seen.spacing[:2]) else "nearly isotropic"
+
+
 def _sides(shape: tuple[int, ...], most: int, step: int) -> tuple[int, ...]:
     """A patch: each side of the volume rounded up to a multiple of `step`, at most `most`, at least 2 steps."""
     return tuple(max(2 * step, min(most, -(-side // step) * step)) for side in shape)
@@ -76,10 +87,10 @@ def _plan_images(seen: Seen, spatial_dims: int | None, gpu: bool) -> tuple[dict[
     """Data keys, method keys and reasons for image problems."""
     why: dict[str, str] = {}
     flat = seen.shape[2] == 1
-    thick = seen.shape[2] < 32 or seen.spacing[2] > 3 * min(seen.spacing[:2])
+    thick = not seen.stated or seen.shape[2] < 16 or seen.spacing[2] > 3 * min(seen.spacing[:2])
     dims = spatial_dims or (2 if flat or thick else 3)
     what = "pictures" if flat else f"volumes of about {seen.shape} voxels at {tuple(round(s, 2) for s in seen.spacing)} mm"
-    why["spatial_dims"] = f"{what}; {'few or thick slices' if thick and not flat else 'as asked' if spatial_dims else 'its nature'}"
+    why["spatial_dims"] = f"{what}; {_reason(seen, spatial_dims)}"
     spacing: Any = "native"
     shape = seen.shape
     why["spacing"] = "all files have one spacing" if seen.same_spacing else "files differ; their median"
@@ -111,7 +122,7 @@ def seconds_per_step(method: Method, batch_size: int, *, device: str) -> float:
         began = time.perf_counter()
         for optimiser in optimisers.values():
             optimiser.zero_grad()
-        torch.stack(list(method.losses(batch, stage).values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(list(method.losses(batch, stage).values())).sum().backward()
         for optimiser in optimisers.values():
             optimiser.step()
         taken.append(time.perf_counter() - began)
@@ -137,7 +148,7 @@ def plan(name: str, cohort_csv: Path, *, minutes: float | None = None, spatial_d
     data, keys, why = _plan_images(seen, spatial_dims, gpu) if seen is not None else ({}, {}, {})
     fields = cls.Config.model_fields
     keys = {key: value for key, value in keys.items() if key in fields}
-    batch = (16 if seen is not None and data["spatial_dims"] == 2 else 4) if seen is not None else 16
+    batch = 4 if data.get("spatial_dims") == 3 else 16
     training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
     splits = {"fractions": [0.7, 0.1, 0.2]} if len(cohort) >= 20 else {"fractions": [0.6, 0.2, 0.2]}
     values = {"cohort": str(cohort_csv), "method": {"name": name, **keys}, "data": data, "splits": splits, "training": training}

@@ -15,10 +15,9 @@ from comodal.config import RunConfig, build_method
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
 from comodal.data.preprocessing import Preparer
-from comodal.data.reading import read_text
 from comodal.data import sampling
 from comodal.data.splits import check_splits, make_splits
-from comodal.data.text import Tokenizer
+from comodal.data.text import fit_tokenizer
 from comodal.errors import ConfigError, message
 from comodal.method import Method, Stage
 from comodal.run import Run, read_json, read_weights, save_weights, write_json
@@ -95,7 +94,7 @@ def train_run(
 def make_fabric(config: RunConfig) -> Fabric:
     """Lightning Fabric for the run's device, precision and number of processes, launched."""
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     training = config.training
     strategy: Any = "auto"
@@ -129,17 +128,9 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, emit: Emit) -> Run:
     data = config.data
     names = [m.name for m in cohort.modalities if data.modalities is None or m.name in data.modalities]
     fitted = fit(cohort, splits["train"], data.preprocessing(), modalities=names)
-    tokenizer = fit_tokenizer(cohort, splits["train"], names)
-    return Run.create(out, config, cohort, splits=splits, fitted=fitted, tokenizer=tokenizer)
-
-
-def fit_tokenizer(cohort: Cohort, ids: Sequence[str], names: Sequence[str]) -> Tokenizer | None:
-    """The vocabulary of the training cases' texts; None where no modality is a text."""
     texts = [m.name for m in cohort.modalities if m.kind == "text" and m.name in names]
-    if not texts:
-        return None
-    pairs = [(cohort.case(i), name) for i in ids for name in texts]
-    return Tokenizer.fit(read_text(cohort.file(case, name)) for case, name in pairs if name in case.cells)
+    tokenizer = fit_tokenizer(cohort, splits["train"], modalities=texts) if texts else None
+    return Run.create(out, config, cohort, splits=splits, fitted=fitted, tokenizer=tokenizer)
 
 
 def take_weights(method: Method, other: Run, emit: Emit) -> None:
@@ -190,7 +181,7 @@ def make_feed(
         augment=data.augment if augment else "none",
         seed=training.seed,
     )
-    join: Any = partial(collate, modalities=problem.modalities)
+    join: Any = partial(collate, modalities=problem.modalities, patch=problem.patch)
     workers = training.workers
     if stage.inputs == "encoded":
         draws = EncodedDraws(draws, method, stage, problem=problem, folder=run.cache / "encodings")

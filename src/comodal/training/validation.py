@@ -45,7 +45,7 @@ class Validator:
             metrics["loss"] = self._loss(method, stage, feed)
         missed: tuple[str, ...] = ()
         if stage.monitor is not None and stage.monitor.metric != "loss" and self.cases():
-            results = self._evaluate(method)
+            results = self._evaluate(method, stage.monitor.metric)
             chosen = self._score(results, stage.monitor.metric)
             if chosen is not None:
                 metrics[stage.monitor.metric] = chosen
@@ -71,7 +71,7 @@ class Validator:
         torch.random.set_rng_state(state)
         return sum(values) / len(values)
 
-    def _evaluate(self, method: Method) -> Results:
+    def _evaluate(self, method: Method, metric: str) -> Results:
         names = self.run.problem.names
         cases = self.cases()
         if self.run.config.training.validate_on == "subsets":
@@ -91,7 +91,7 @@ class Validator:
                 split="val",
                 device=self.fabric.device,
                 overlap=self.run.config.training.overlap,
-                metrics=("DSC",),
+                metrics=("DSC", metric),
                 intervals=False,
             )
 

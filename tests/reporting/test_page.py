@@ -1,0 +1,154 @@
+"""The page as a whole: self-contained, inert, complete, and honest about what is missing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comodal.errors import RunError
+from comodal.reporting.page import group, write_page
+from comodal.reporting.record import read_run
+
+Make = Callable[..., Path]
+
+
+class Elements(HTMLParser):
+    """Which elements and attributes a page has, and its visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def study(make_run: Make, worlds: dict[str, Any]) -> Path:
+    for method in ("unet", "moddrop"):
+        for seed in (0, 2):
+            make_run(f"study/runs/{method}-seed{seed}", worlds["brain"], method=method, seed=seed)
+    return make_run("study/runs/last", worlds["brain"], method="moddrop", seed=3, evaluated=False).parents[1]
+
+
+def test_a_study_has_every_section(study: Path, tmp_path: Path) -> None:
+    page = write_page([study], tmp_path / "out" / "page.html")
+    html = page.read_text(encoding="utf-8")
+    found = Elements(html)
+    assert "<title>unet and moddrop on phantom-brain</title>" in html  # baseline first, whatever the folder is called
+    assert re.search(r"The mean DSC of moddrop is 0\.1\d\d higher than that of unet, averaged over all 15 subsets", found.text)
+    for heading in ("What was trained on what", "Every subset of the modalities", "DSC by subset", "Patients", "Training"):
+        assert heading in found.text
+    assert "48 for training, 8 for validation, 20 for test" in found.text
+    assert "the loss has not fallen in 75 steps" in found.text
+    assert "Not evaluated on test yet, and not in the table: last." in found.text
+    assert "left out where truth or prediction is empty" in found.text  # the convention of HD95
+    assert "HeMIS" in found.text or "Isensee" in found.text
+    assert found.tags["svg"] == 2
+    assert found.tags["img"] == 2
+
+
+def test_nothing_is_loaded_from_elsewhere_and_nothing_can_run(study: Path, tmp_path: Path) -> None:
+    html = write_page([study], tmp_path / "page.html").read_text(encoding="utf-8")
+    found = Elements(html)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(found.tags)
+    for name, value in found.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert value.startswith(("data:image/png;base64,", "#"))
+    assert not re.findall(r"url\((?!#)", html)
+    assert "default-src 'none'" in html
+
+
+def test_hostile_names_are_inert(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    run = make_run('"><img src=x onerror=alert(2)>', worlds["brain"], method="$<svg onload=alert(3)>$", subjects=[evil] * 1)
+    (run / "metrics.jsonl").write_text(
+        '{"event": "step", "stage": "</svg><script>", "step": 1, "loss": 1.0}\n'
+        '{"event": "validation", "stage": "</svg><script>", "step": 1, "metrics": {"<b>$": 0.5}, "best": true}\n'
+        '{"event": "warning", "stage": "s", "step": 1, "text": "<script>warn</script>"}\n'
+    )
+    html = write_page([run], tmp_path / "page.html", title="<script>title</script>").read_text(encoding="utf-8")
+    found = Elements(html)
+    assert "script" not in found.tags
+    assert found.tags["svg"] == 2
+    assert found.tags["img"] == 1
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    assert evil in found.text  # shown as what it is
+
+
+def test_a_run_not_evaluated_says_not_run(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run("new", worlds["brain"], method="unet", evaluated=False)
+    (run / "metrics.jsonl").unlink()
+    (run / "environment.json").unlink()
+    text = Elements(write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "Not evaluated yet" in text
+    assert text.count("not run") == 15
+    assert "Training" not in re.findall(r"\w+", text.split("How to read")[0].split("Every subset")[1])
+
+
+def test_missing_modalities_and_pictures_of_slices(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run("lgg", worlds["lgg"], method="moddrop", missing=True, stages=2)
+    found = Elements(write_page([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "12 of 16" in found.text  # flair, on the test side
+    assert "teacher" in found.text
+    assert "slices in patches of 64 × 64 voxels" in found.text
+    assert "marks the patient's right side" not in found.text  # a TIFF does not say where right is
+
+
+def test_classification_has_no_pictures_and_says_what_is_not_supported(
+    make_run: Make, worlds: dict[str, Any], tmp_path: Path
+) -> None:
+    runs = [make_run(f"{m}-{s}", worlds["chest"], method=m, seed=s) for m in ("classifier", "late-fusion") for s in (0, 1)]
+    found = Elements(write_page(runs, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert found.text.count("not supported") == 2 * 3 + 2 * 3  # table and figure
+    assert "img" not in found.tags
+    assert "There is no clear difference between late-fusion and classifier" in found.text
+    assert "Pooled over cases; mean recall of the classes." in found.text
+
+
+def test_the_same_runs_give_the_same_bytes(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run("one", worlds["lgg"], method="unet")
+    first, second = (write_page([run], tmp_path / f"{i}.html").read_bytes() for i in range(2))
+    assert first == second
+
+
+def test_runs_with_other_settings_are_no_seeds_of_each_other(make_run: Make, worlds: dict[str, Any]) -> None:
+    runs = [make_run(name, worlds["lgg"], method="unet", seed=k, evaluated=False) for k, name in enumerate("abc")]
+    text = (runs[2] / "config.yaml").read_text()
+    (runs[2] / "config.yaml").write_text(text.replace("width: 16", "width: 32"))
+    labels = group([read_run(run) for run in runs])
+    assert {label: [r.folder.name for r in rs] for label, rs in labels.items()} == {"unet (a)": ["a", "b"], "unet (c)": ["c"]}
+
+
+def test_labels_of_ones_own(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    runs = {
+        "narrow": [make_run("a", worlds["chest"], method="x")],
+        "wide": [make_run("b", worlds["chest"], method="x", seed=1)],
+    }
+    assert "<title>narrow and wide on chest</title>" in write_page(runs, tmp_path / "page.html").read_text()
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"report must get run folders \(with config\.yaml\), or a folder of runs; got none"):
+        write_page([tmp_path], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_importing_the_room_imports_nothing_heavy() -> None:
+    code = "import sys, comodal.reporting.page as p; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'monai')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

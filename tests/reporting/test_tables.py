@@ -1,0 +1,99 @@
+"""The table as text: what stands in a cell, in which order, and how it is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from comodal.evaluation.comparison import Contrast
+from comodal.evaluation.results import CaseResult, Conventions, MetricValue, Results, SubsetResult
+from comodal.reporting.record import read_run
+from comodal.reporting.tables import (
+    as_table,
+    contrast_text,
+    heading,
+    markdown_table,
+    page_tables,
+    primary_metric,
+    shown_metrics,
+    terminal_table,
+)
+
+Make = Callable[..., Path]
+
+
+def small(method: str = "unet", value: float = 0.7412, unit: str = "mm") -> Results:
+    metrics = {
+        "DSC/WT": MetricValue(value=value, ci95=(0.701, 0.784), n=9, n_pos=9, n_neg=0),
+        "HD95/WT": MetricValue(value=5.25, ci95=(4.0, 6.5), n=8),
+        "DSC/mean": MetricValue(value=value, ci95=(0.701, 0.784), n=9),
+    }
+    rows = (SubsetResult(present=("t1",), supported=False), SubsetResult(present=("flair", "t1"), metrics=metrics))
+    cases = tuple(
+        CaseResult(subject=f"p{i}", group=f"p{i}", present=("flair", "t1"), metrics={"DSC/WT": value}) for i in range(9)
+    )
+    conventions = Conventions.model_validate({"hd95_unit": unit})
+    return Results(method=method, cohort="c", split="test", seed=0, conventions=conventions, subsets=rows, cases=cases)
+
+
+def test_a_single_result_on_the_terminal() -> None:
+    table = terminal_table(small())
+    assert table.columns == ("flair", "t1", "n", "DSC/WT")
+    assert table.rows == (("○", "●", "", "not supported"), ("●", "●", "9", "0.741 [0.70, 0.78]"))
+    assert table.caption.startswith("Value [95 % interval over patients]; n: cases that have all modalities of the row.")
+
+
+def test_fewer_cases_than_the_row_are_said() -> None:
+    table = terminal_table(small(), metrics=["DSC/WT", "HD95/WT"])
+    assert table.rows[1][-1] == "5.2 [4.0, 6.5] n=8"
+
+
+def test_results_of_one_label_are_runs_and_of_two_labels_are_compared() -> None:
+    table = terminal_table([small(), small("moddrop", 0.8), small("moddrop", 0.9)])
+    assert table.columns[3:] == ("unet DSC/WT", "moddrop DSC/WT", "moddrop - unet DSC/WT")
+    assert table.rows[1][3:] == ("0.741 [0.70, 0.78]", "0.850 [0.85, 0.85]", "+0.109 [+0.109, +0.109] p=0.004")
+    assert "unet 1, moddrop 2" in table.caption
+
+
+def test_markdown_escapes_what_would_break_it() -> None:
+    text = markdown_table(small("a|<b>"), metrics=["DSC/WT"])
+    assert text.splitlines()[:2] == ["| flair | t1 | n | DSC/WT |", "| --- | --- | --- | --- |"]
+    both = markdown_table({"a|<b>": [small()], "x": [small()]})
+    assert "a\\|&lt;b> DSC/WT" in both.splitlines()[0]
+    assert both.endswith(".\n")
+
+
+def test_the_mean_over_one_region_is_left_out() -> None:
+    assert shown_metrics(as_table(small())) == ("DSC/WT", "HD95/WT")
+    assert primary_metric(as_table(small())) == "DSC/WT"
+
+
+def test_voxels_are_not_called_millimetres() -> None:
+    assert heading("HD95/WT", table=as_table(small(unit="voxel"))) == "HD95 WT (voxels)"
+    assert heading("HD95/WT", table=as_table([small(), small("x", unit="voxel")])) == "HD95 WT (mm or voxels)"
+
+
+def test_a_difference_without_common_cases_is_a_dash() -> None:
+    assert contrast_text(Contrast(None, None, 0), "DSC/WT") == "-"
+    assert contrast_text(Contrast(-0.0001, (-0.1, 0.1), 3, 0.5, 1.0), "DSC/WT", n=4) == "0.000 [-0.100, +0.100] p=1.00 n=3"
+
+
+def test_page_tables_of_two_methods_are_one_per_metric(make_run: Make, worlds: dict[str, Any]) -> None:
+    runs = [make_run(f"{m}-{s}", worlds["brain"], method=m, seed=s) for m in ("unet", "moddrop") for s in (0, 1)]
+    table = as_table([read_run(run).results["test"] for run in runs])
+    dsc, hd95 = page_tables(table)
+    assert dsc.columns == ("unet", "moddrop", "moddrop − unet") * 4
+    assert [label for label, _ in dsc.groups] == ["DSC WT", "DSC TC", "DSC ET", "DSC mean"]
+    assert [label for label, _ in hd95.groups] == ["HD95 WT (mm)", "HD95 TC (mm)", "HD95 ET (mm)"]
+    assert dsc.starts == (0, 3, 6, 9)
+    assert len(dsc.rows) == 16
+    assert dsc.rows[-1].name == "average of 15 subsets"
+    assert dsc.rows[0].cells[2].look == "clear"
+    assert dsc.rows[14].cells[-1].look == "difference"  # the two were made alike with all modalities
+
+
+def test_wide_tables_are_split_by_region(make_run: Make, worlds: dict[str, Any]) -> None:
+    by = {name: [read_run(make_run(name, worlds["brain"], method="unet")).results["test"]] for name in "vwxyz"}
+    tables = page_tables(as_table(by))
+    assert [table.groups[0] for table in tables[:2]] == [("DSC WT", 9), ("DSC TC", 9)]
