@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comodal.config import load_config, validated
 from comodal import data
+from comodal.config import load_config, validated
+from comodal.data import phantoms
 from comodal.data.cohort import Case, Cohort
 from comodal.data.integrity import CheckReport, check_cohort
-from comodal.data import phantoms
 from comodal.errors import ConfigError, DataError, message, nearest
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
@@ -36,7 +36,7 @@ methods:
   - name: moddrop
     config: {width: 8, levels: 4, steps: 700, rate: 0.003}
 reference: unet
-data: {spatial_dims: 3, patch: [32, 32, 32], draws_per_case: 4}
+data: {spatial_dims: 3, patch: [32, 32, 32], spacing: [5, 5, 5], draws_per_case: 4}
 splits: {fractions: [0.55, 0.1, 0.35]}
 training: {batch_size: 4, device: cpu, validations: 4, overlap: 0.25}
 """
@@ -84,7 +84,10 @@ def phantom(
 
     settings = validated(schema, {k: v for k, v in given.items() if v is not None}, f"phantom {name}")
     write(out / "files", settings, on_progress=progress)
-    return _saved(index(phantoms.PHANTOMS[name].layout, out / "files"), out / "cohort.csv")
+    cohort = index(phantoms.PHANTOMS[name].layout, out / "files")
+    note = f"synthetic: the {name} phantom, made by code; what a model learns on it says nothing about patients"
+    meta = cohort.meta.model_copy(update={"notes": [*cohort.meta.notes, note]})
+    return _saved(Cohort.build(meta, cohort.cases, cohort.root), out / "cohort.csv")
 
 
 def index(layout: str, root: PathLike, out: PathLike | None = None) -> Cohort:
@@ -260,11 +263,7 @@ def report(runs: PathLike | Sequence[PathLike], *, out: PathLike, title: str | N
     from comodal.reporting.page import write_page
 
     given = [runs] if isinstance(runs, str | Path) else list(runs)
-    folders: list[Path] = []
-    for path in map(Path, given):
-        inner = sorted((path / "runs").glob("*/config.yaml")) if (path / "runs").is_dir() else []
-        folders += [file.parent for file in inner] or [Run.load(path).path]
-    return write_page(folders, Path(out), title=title)
+    return write_page([Path(path) for path in given], Path(out), title=title)
 
 
 def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:
@@ -284,11 +283,10 @@ def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyR
     result = run_study(Path(config), Path(out), emit=on_event)
     order = {result.reference: result.results[result.reference], **result.results}
     table = combine(order, modalities=Run.load(next(iter(result.runs.values()))[0]).problem.names)
-    (result.out / "table.md").write_text(markdown_table(table) + "\n", encoding="utf-8")
+    (result.out / "table.md").write_text(markdown_table(table), encoding="utf-8")
     plain = terminal_table(table)
     on_event(Table(plain.caption, plain.columns, plain.rows))
-    folders = [folder for label in order for folder in result.runs[label]]
-    page = write_page(folders, result.out / "page.html")
+    page = write_page({label: result.runs[label] for label in order}, result.out / "page.html")
     on_event(Said("info", f"page: {page}"))
     return result
 
@@ -307,7 +305,7 @@ def demo(out: PathLike, *, on_event: Emit = silent) -> Path:
     cohort = out / "cohort.csv"
     if not cohort.is_file():
         on_event(Said("info", "writing a brain phantom: 40 subjects with FLAIR, T1, T1ce and T2, in the layout of BraTS 2020"))
-        phantom("brain", out, cases=40, size=48, seed=0, missing="random", on_event=on_event)
+        phantom("brain", out, cases=40, size=48, seed=0, on_event=on_event)
     report_ = check(cohort)
     errors = [defect for defect in report_.defects if defect.level == "error"]
     on_event(Said("info", f"checked every file to its last byte: {len(report_.defects)} remarks, {len(errors)} errors"))

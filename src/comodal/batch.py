@@ -120,7 +120,7 @@ def cleared(value: Value, present: Tensor) -> Value:
 
 def _select(tensor: Tensor, at: Tensor) -> Tensor:
     """The tensor where `at`, which has its first axes, is True; else zero."""
-    return torch.where(at.reshape(*at.shape, *[1] * (tensor.ndim - at.ndim)), tensor, torch.zeros_like(tensor[:1, ...]))
+    return torch.where(at.reshape(*at.shape, *[1] * (tensor.ndim - at.ndim)), tensor, tensor.new_zeros(()))
 
 
 def _move(value: Value, device: torch.device | str) -> Value:
@@ -154,9 +154,8 @@ class Batch:
         size = len(self.ids)
         if self.present.dtype != torch.bool or tuple(self.present.shape) != (size, len(self.modalities)):
             got = f"{self.present.dtype} {tuple(self.present.shape)}"
-            raise ConfigError(
-                message("Batch.present", f"be bool of shape ({size}, {len(self.modalities)})", got, do="Build it with collate()")
-            )
+            rule = f"be bool of shape ({size}, {len(self.modalities)})"
+            raise ConfigError(message("Batch.present", rule, got, do="Build it with collate()"))
         if set(self.inputs) != set(self.modalities):
             raise ConfigError(
                 message("Batch.inputs", f"have exactly {self.modalities}", tuple(self.inputs), do="Build it with collate()")
@@ -168,9 +167,8 @@ class Batch:
             if rows != size:
                 raise ConfigError(message(f"Batch.{name}", f"have {size} rows, one per id", rows, do="Build it with collate()"))
         if set(self.labelled) != set(self.targets):
-            raise ConfigError(
-                message("Batch.labelled", f"have exactly {tuple(self.targets)}", tuple(self.labelled), do="Build it with collate()")
-            )
+            rule = f"have exactly {tuple(self.targets)}"
+            raise ConfigError(message("Batch.labelled", rule, tuple(self.labelled), do="Build it with collate()"))
         empty = (~self.present.any(dim=1)).nonzero().flatten().tolist()
         if empty:
             raise ConfigError(
@@ -213,12 +211,20 @@ class Batch:
         """The items of a modality; zeros where they are not valid, and none is valid where it is absent."""
         return self._cleared(modality, Bag, "bag")
 
+    def features(self) -> dict[str, Features]:
+        """{modality: encodings} of those that some row has, as `Method.decode` takes them; absent rows are unspecified.
+
+        For stages whose inputs are encoded: what no row has was never encoded, so not even its shape is known.
+        """
+        some = [name for name in self.modalities if bool(self.is_present(name).any())]
+        return {name: value for name in some if isinstance(value := self.inputs[name], Tensor | tuple)}
+
     def _cleared(self, modality: str, kind: type[V], asked: str) -> V:
         present = self.is_present(modality)
         value = cleared(self.inputs[modality], present)
         if not isinstance(value, kind):
             got = type(value).__name__
-            do = "Ask image(), text() or bag() as its kind is; encodings of several tensors are read from inputs"
+            do = "Ask image(), text() or bag() as its kind is; encodings of several tensors are in features()"
             raise ConfigError(message(f"Batch.{asked}", f"be asked for a {kind.__name__}", got, modality=modality, do=do))
         return value
 
@@ -283,7 +289,8 @@ def _collate_modality(modality: Modality, values: Sequence[Value | None], shape:
         texts = [value if isinstance(value, Text) else blank for value in values]
         return Text(_pad_stack([t.ids for t in texts]), _pad_stack([t.attention for t in texts]))
     if modality.kind == "bag":
-        first = next((v for v in have if isinstance(v, Bag)), Bag(torch.zeros((1, modality.channels)), torch.zeros(1, dtype=torch.bool)))
+        empty = Bag(torch.zeros((1, modality.channels)), torch.zeros(1, dtype=torch.bool))
+        first = next((v for v in have if isinstance(v, Bag)), empty)
         none = Bag(torch.zeros_like(first.items[:1]), torch.zeros(1, dtype=torch.bool))
         bags = [value if isinstance(value, Bag) else none for value in values]
         return Bag(_pad_stack([b.items for b in bags]), _pad_stack([b.valid for b in bags]))

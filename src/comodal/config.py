@@ -39,7 +39,9 @@ class DataConfig(_Section):
     spatial_dims: Literal[2, 3] = Field(3, description="2 trains on slices, 3 on volumes")
     patch: tuple[int, ...] = Field((), description="size of a training patch in voxels; empty where nothing is an image")
     spacing: Literal["native"] | tuple[float, float, float] = Field("native", description="voxel size in mm")
-    normalise: Literal["auto"] | dict[str, str] = Field("auto", description="per modality: zscore, zscore-nonzero, ct, unit, none")
+    normalise: Literal["auto"] | dict[str, str] = Field(
+        "auto", description="per modality: zscore, zscore-nonzero, ct, unit, none"
+    )
     resize: tuple[int, ...] | None = Field(None, description="pictures are resized to this many pixels; null crops or pads")
     augment: Literal["nnunet", "none"] = "nnunet"
     draws_per_case: int = Field(8, ge=1, description="patches or slices drawn from each case in an epoch")
@@ -192,7 +194,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     values = read_yaml(path, "config")
     if not isinstance(values, dict):
-        raise ConfigError(message("config", "be a mapping of keys", type(values).__name__, file=str(path), do="Start from comodal init"))
+        raise ConfigError(
+            message("config", "be a mapping of keys", type(values).__name__, file=str(path), do="Start from comodal init")
+        )
     config = validated(RunConfig, apply_overrides(values, overrides), "config")
     cohort = Path(config.cohort)
     absolute = cohort if cohort.is_absolute() else path.resolve().parent / cohort
@@ -225,7 +229,9 @@ def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0) -> Pro
     images = any(m.kind == "image" for m in problem.modalities)
     if images and len(data.patch) != data.spatial_dims:
         raise ConfigError(
-            message("data.patch", f"have {data.spatial_dims} sides, one per dimension", tuple(data.patch), do="Correct data.patch")
+            message(
+                "data.patch", f"have {data.spatial_dims} sides, one per dimension", tuple(data.patch), do="Correct data.patch"
+            )
         )
     return problem
 
@@ -240,12 +246,16 @@ def build_method(config: RunConfig, problem: Problem) -> Method:
     needs = method.requires
     kinds = {m.kind for m in problem.modalities}
     if problem.task not in needs.tasks:
-        raise ConfigError(message(f"method {config.method_name}", f"be for {problem.task}", needs.tasks, do="See comodal methods"))
+        raise ConfigError(
+            message(f"method {config.method_name}", f"be for {problem.task}", needs.tasks, do="See comodal methods")
+        )
     if not kinds <= set(needs.kinds):
         odd = ", ".join(m.name for m in problem.modalities if m.kind not in needs.kinds)
         do = f"Leave {odd} out of data.modalities or choose another method"
         raise ConfigError(message(f"method {config.method_name}", f"be able to read {sorted(kinds)}", needs.kinds, do=do))
     missing = [name for name in needs.at_training or () if name not in problem.names]
     if missing:
-        raise ConfigError(message(f"method {config.method_name}", "get the modalities it needs", f"no {missing}", do="Add them"))
+        raise ConfigError(
+            message(f"method {config.method_name}", "get the modalities it needs", f"no {missing}", do="Add them")
+        )
     return method

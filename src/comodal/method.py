@@ -73,7 +73,9 @@ class Problem:
         for target in self.targets:
             if target.name == name:
                 return target
-        raise ConfigError(message("target", "be one of the problem", repr(name), do=nearest(name, [t.name for t in self.targets])))
+        raise ConfigError(
+            message("target", "be one of the problem", repr(name), do=nearest(name, [t.name for t in self.targets]))
+        )
 
     @property
     def task(self) -> Task:
@@ -204,7 +206,9 @@ class Stage:
         matches = [prefix for prefix in self.optimisers if _under(parameter, prefix)]
         if not matches:
             raise ConfigError(
-                message(f"Stage {self.name}", "have an optimiser for every trained parameter", parameter, do='Add the prefix ""')
+                message(
+                    f"Stage {self.name}", "have an optimiser for every trained parameter", parameter, do='Add the prefix ""'
+                )
             )
         return max(matches, key=len)
 
@@ -317,7 +321,16 @@ class Method(nn.Module):
         return type(self).encode is not Method.encode
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        """{modality: features (B, ...)} of each modality present in some row; absent rows are unspecified."""
+        """Features of each modality, from that modality alone.
+
+        Inference and cached stages call it with one modality present at a time, also where `predict` would refuse so few.
+
+        Args:
+            batch: Any non-empty subset present.
+
+        Returns:
+            {modality: features (B, ...)} of each modality present in some row; absent rows are unspecified.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no encode; ask `encodes` first.")
 
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:

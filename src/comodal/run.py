@@ -124,7 +124,13 @@ class Run:
 
     @staticmethod
     def create(
-        path: Path, config: RunConfig, cohort: Cohort, *, splits: Mapping[str, list[str]], fitted: Fitted, tokenizer: Tokenizer | None
+        path: Path,
+        config: RunConfig,
+        cohort: Cohort,
+        *,
+        splits: Mapping[str, list[str]],
+        fitted: Fitted,
+        tokenizer: Tokenizer | None,
     ) -> Run:
         """Writes everything that is known before the first step. `config.cohort` becomes the run's own copy."""
         path.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,7 @@ def use(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (DataError("cohort.csv must be there."), 2, "Error: cohort.csv must be there.\n"),
         (TrainingFailed("The loss is not a number."), 1, "Error: The loss is not a number.\n"),
         (RuntimeError("deep"), 1, "Error: RuntimeError: deep. Add --debug to see where.\n"),
-        (KeyboardInterrupt(), 130, "Error: interrupted\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
 def test_exit_codes(
@@ -140,7 +140,7 @@ def test_exit_codes(
 def test_an_interrupted_training_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     use(monkeypatch, KeyboardInterrupt())
     assert main(["train"]) == 130
-    assert capsys.readouterr().err == "Error: interrupted; continue with --resume\n"
+    assert capsys.readouterr().err == "interrupted; continue with --resume\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

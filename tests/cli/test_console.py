@@ -158,7 +158,7 @@ def test_further_processes_of_a_training_are_quiet() -> None:
     screen.on_event(Progress("a", 1, 1))
     screen.answer(Answer({}))
     assert out.getvalue() == "" and err.getvalue() == ""
-    screen.error("broken")
+    screen.error("broken", ValueError())
     assert err.getvalue() == "Error: broken\n" and out.getvalue() == ""
 
 

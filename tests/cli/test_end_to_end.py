@@ -152,6 +152,25 @@ def test_report_is_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert text.lstrip().lower().startswith("<!doctype html>") and "moddrop" in text
 
 
+def test_study_compares_and_goes_on(cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.yaml"
+    tiny = "{width: 4, levels: 2, steps: 2}"
+    study.write_text(
+        f"cohort: {cohort}\n"
+        f"methods: [{{name: unet, config: {tiny}}}, {{name: moddrop, config: {tiny}}}]\n"
+        "data: {spatial_dims: 3, patch: [32, 32, 16]}\n"
+        "training: {batch_size: 1, validations: 0, device: cpu, threads: 1}\n",
+        encoding="utf-8",
+    )
+    found = document(["study", str(study), "--out", str(tmp_path / "out")], capsys)
+    assert set(found["runs"]) == set(found["results"]) == {"unet", "moddrop"} and found["reference"] == "unet"
+    assert Path(found["table"]).is_file() and Path(found["page"]).is_file()
+    weights = [Path(folder, "weights.safetensors") for folders in found["runs"].values() for folder in folders]
+    times = [file.stat().st_mtime_ns for file in weights]
+    assert document(["study", str(study), "--out", str(tmp_path / "out")], capsys) == found
+    assert [file.stat().st_mtime_ns for file in weights] == times  # nothing was trained again
+
+
 def test_a_process_of_its_own_prints_one_document(run: Path, cohort: Path, tmp_path: Path) -> None:
     flair = sorted(cells(cohort, "flair").values())[0]
     words = ["predict", str(run), "--input", f"flair={flair}", "--out", str(tmp_path), "--device", "cpu", "--json"]

@@ -69,3 +69,19 @@ def test_ct_numbers_are_fitted_on_training_bodies_only(tmp_path: Path) -> None:
     assert fit(cohort, ["a"], PreprocessingConfig(), modalities=["t1"]) == Fitted()
     with pytest.raises(DataError, match=r"modality must be present .* \[modality ct\]"):
         fit(cohort, [], PreprocessingConfig())
+
+
+def test_a_background_that_was_shifted_by_an_earlier_z_score_is_still_background() -> None:
+    random = np.random.default_rng(0)
+    raw = np.zeros((1, 8, 8, 8), dtype=np.float32)
+    raw[:, 2:6, 2:6, 2:6] = random.normal(100, 20, (1, 4, 4, 4))
+    shifted = (raw - 30) / 40  # background is now -0.75 everywhere
+    again = normalise(shifted, "zscore-nonzero")
+    np.testing.assert_allclose(again, normalise(raw, "zscore-nonzero"), atol=1e-5)
+    assert again[0, 0, 0, 0] == 0
+
+
+def test_equal_corners_that_fill_little_are_no_background() -> None:
+    image = np.random.default_rng(0).normal(5, 1, (1, 8, 8, 8)).astype(np.float32)
+    image[np.ix_([0], [0, -1], [0, -1], [0, -1])] = 7.0
+    np.testing.assert_array_equal(normalise(image, "zscore-nonzero"), normalise(image, "zscore"))

@@ -140,7 +140,7 @@ def _events(world: World, seed: int, *, stages: int = 1) -> list[dict[str, Any]]
 def _blob(shape: tuple[int, int], centre: tuple[float, float], radius: float, wobble: float) -> np.ndarray:
     x, y = np.mgrid[: shape[0], : shape[1]]
     dx, dy = x - centre[0], (y - centre[1]) * 1.15
-    return np.hypot(dx, dy) < radius * (1 + wobble * np.sin(3 * np.arctan2(dy, dx) + radius))
+    return np.asarray(np.hypot(dx, dy) < radius * (1 + wobble * np.sin(3 * np.arctan2(dy, dx) + radius)))
 
 
 def _examples(world: World, ids: Sequence[str]) -> list[Example]:
@@ -264,3 +264,14 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 def worlds() -> dict[str, World]:
     """The made-up experiments by name."""
     return {"brain": BRAIN, "lgg": LGG, "chest": CHEST}
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two methods and two seeds; one more run is not evaluated yet."""
+    root = tmp_path_factory.mktemp("study")
+    for method in ("unet", "moddrop"):
+        for seed in (0, 2):
+            write_run(root / "runs" / f"{method}-seed{seed}", BRAIN, method=method, seed=seed)
+    write_run(root / "runs" / "last", BRAIN, method="moddrop", seed=3, evaluated=False)
+    return root

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from comodal.evaluation.comparison import Contrast
-from comodal.evaluation.results import CaseResult, Conventions, MetricValue, Results, SubsetResult
+from comodal.evaluation.metrics import Conventions
+from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.reporting.record import read_run
 from comodal.reporting.tables import (
     as_table,
@@ -19,8 +18,6 @@ from comodal.reporting.tables import (
     shown_metrics,
     terminal_table,
 )
-
-Make = Callable[..., Path]
 
 
 def small(method: str = "unet", value: float = 0.7412, unit: str = "mm") -> Results:
@@ -79,8 +76,8 @@ def test_a_difference_without_common_cases_is_a_dash() -> None:
     assert contrast_text(Contrast(-0.0001, (-0.1, 0.1), 3, 0.5, 1.0), "DSC/WT", n=4) == "0.000 [-0.100, +0.100] p=1.00 n=3"
 
 
-def test_page_tables_of_two_methods_are_one_per_metric(make_run: Make, worlds: dict[str, Any]) -> None:
-    runs = [make_run(f"{m}-{s}", worlds["brain"], method=m, seed=s) for m in ("unet", "moddrop") for s in (0, 1)]
+def test_page_tables_of_two_methods_are_one_per_metric(study: Path) -> None:
+    runs = [study / "runs" / f"{method}-seed{seed}" for method in ("unet", "moddrop") for seed in (0, 2)]
     table = as_table([read_run(run).results["test"] for run in runs])
     dsc, hd95 = page_tables(table)
     assert dsc.columns == ("unet", "moddrop", "moddrop − unet") * 4
@@ -93,7 +90,8 @@ def test_page_tables_of_two_methods_are_one_per_metric(make_run: Make, worlds: d
     assert dsc.rows[14].cells[-1].look == "difference"  # the two were made alike with all modalities
 
 
-def test_wide_tables_are_split_by_region(make_run: Make, worlds: dict[str, Any]) -> None:
-    by = {name: [read_run(make_run(name, worlds["brain"], method="unet")).results["test"]] for name in "vwxyz"}
+def test_wide_tables_are_split_by_region(study: Path) -> None:
+    one = read_run(study / "runs" / "unet-seed0").results["test"]
+    by = {name: [one] for name in "vwxyz"}
     tables = page_tables(as_table(by))
     assert [table.groups[0] for table in tables[:2]] == [("DSC WT", 9), ("DSC TC", 9)]

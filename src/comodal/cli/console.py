@@ -136,11 +136,19 @@ class Console:
         self._line(escape(text))
 
     def error(self, text: str, error: BaseException | None = None, *, kind: str = "", code: int = 1) -> None:
-        """Says what went wrong: one message, the traceback only with `--debug`, and a document for machines."""
+        """Says what went wrong: one message, the traceback only with `--debug`, and a document for machines.
+
+        Args:
+            text: The message.
+            error: What was raised; None where nobody made a mistake (an interruption).
+            kind: For machines; the class of `error` by default.
+            code: The exit code, for machines.
+        """
         self.close()
         if self.debug and error is not None:
             self._err.file.write("".join(traceback.format_exception(error)))
-        self._err.print(f"[bold red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        label = "" if error is None else "[bold red]Error:[/] "
+        self._err.print(f"{label}{escape(text)}", soft_wrap=True, highlight=False)
         if self.as_json and not self.quiet:
             kind = kind or type(error).__name__
             self._document({"error": {"kind": kind, "message": text, "exit_code": code}})

@@ -34,7 +34,7 @@ def evaluate(
     results = api.evaluate(
         run, split=split, subsets=subsets, use=wanted, cohort=cohort, device=device, on_event=console.on_event
     )
-    file = run / "results" / f"{split}.json"
+    file = run / "results" / f"{results.split}.json"
     numbers = terminal_table(results)
     show = [
         table("", numbers.columns, numbers.rows),

@@ -21,9 +21,7 @@ from comodal.errors import DataError, message
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 _NAMES_2018 = {"t1": "t1", "t1ce": "t1ce", "t2": "t2", "flair": "flair", "seg": "seg"}
 _NAMES_2023 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
-_FILE = re.compile(
-    r"(?P<case>.+?)(?:_(?P<old>t1|t1ce|t2|flair|seg)|-(?P<new>t1n|t1c|t2w|t2f|seg))\.nii(\.gz)?", re.IGNORECASE
-)
+_FILE = re.compile(r"(?P<case>.+?)(?:_(?P<old>t1|t1ce|t2|flair|seg)|-(?P<new>t1n|t1c|t2w|t2f|seg))\.nii(\.gz)?", re.IGNORECASE)
 # Case 355 of 2020 was packed with its label map under the name W39_1998.09.19_Segm.nii.
 _ODD_SEG = re.compile(r".*seg.*\.nii(\.gz)?", re.IGNORECASE)
 # 2017 to 2019 end in a time point (Brats18_TCIA01_147_1), as does 2013 (brats_2013_pat0001_1), and 2023 (BraTS-GLI-00000-000).

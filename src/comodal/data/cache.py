@@ -16,7 +16,7 @@ import numpy as np
 from comodal.data.atomic import replacing
 from comodal.data.geometry import Array
 
-VERSION = "1"  # raise it when preprocessing changes its numbers
+VERSION = "2"  # raise it when preprocessing changes its numbers
 
 
 class Cache:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -27,7 +27,18 @@ from comodal.modality import Modality, Target
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RESERVED", "SPLITS", "Case", "Cohort", "CohortMeta", "ModalitySpec", "TargetSpec", "check_path", "label_indices"]
+__all__ = [
+    "RESERVED",
+    "SPLITS",
+    "Case",
+    "Cohort",
+    "CohortMeta",
+    "ModalitySpec",
+    "TargetSpec",
+    "check_path",
+    "existing_file",
+    "label_indices",
+]
 
 SPLITS = ("train", "val", "test")
 # Predictions are named after cases, so an identifier must be usable as a file name on every system.
@@ -87,13 +98,14 @@ class Cohort:
 
     def __post_init__(self) -> None:
         owner = str(self.path) if self.path else "cohort"
+        specs = {spec.name: spec for spec in self.meta.columns}
         seen: dict[str, Case] = {}
         for case in self.cases:
             if case.id in seen:
                 do = "Remove one row, or number the sessions in a column 'session'"
                 raise DataError(message(owner, "have one row for each subject and session", "two", subject=case.id, do=do))
             seen[case.id] = case
-            _check_case(case, self, owner)
+            _check_case(case, specs, owner)
 
     @staticmethod
     def build(meta: CohortMeta, cases: Iterable[Case], root: Path) -> Cohort:
@@ -206,20 +218,11 @@ class Cohort:
         Raises:
             DataError: The cell is blank, the file does not exist, or it lies outside the root.
         """
-        spec, cell = self.spec(column), case.cells.get(column, "")
+        cell = case.cells.get(self.spec(column).name, "")
         if not cell:
             do = f"This case has {', '.join(case.cells) or 'nothing'}"
             raise DataError(message("cohort", "list the file", "a blank cell", subject=case.id, modality=column, do=do))
-        path = self.root / cell
-        place: dict[str, Any] = {"subject": case.id, "modality": spec.name, "file": str(path)}
-        real, root = os.path.realpath(path), os.path.realpath(self.root)
-        if os.path.commonpath([real, root]) != root:
-            do = "Copy the file there, or set root in the cohort's yaml to a folder that holds everything"
-            raise DataError(message("cohort", f"list files below its root {self.root}", "a link out of it", do=do, **place))
-        if not os.path.exists(real):
-            do = "Correct the path, or blank the cell if this sequence is absent"
-            raise DataError(message("cohort", "list files that exist", "none", do=do, **place))
-        return path
+        return existing_file(self.root, cell, subject=case.id, modality=column)
 
     def case(self, identifier: str) -> Case:
         """The case of this id; an unknown one is refused with the nearest known ones."""
@@ -260,7 +263,7 @@ def _check_columns(columns: Sequence[str], meta: CohortMeta, path: Path) -> None
             raise DataError(message("cohort", f"have the column {name!r}", ", ".join(columns), do=do, file=str(path)))
 
 
-def _check_case(case: Case, cohort: Cohort, owner: str) -> None:
+def _check_case(case: Case, specs: Mapping[str, ModalitySpec | TargetSpec], owner: str) -> None:
     """What can be said of a row without opening a file."""
     if not _ID.fullmatch(case.id) or case.id in (".", "..") or case.id != case.id.strip():
         do = "Use letters, digits, '_', '-' and '.'"
@@ -269,11 +272,35 @@ def _check_case(case: Case, cohort: Cohort, owner: str) -> None:
         rule, do = f"be one of {', '.join(SPLITS)} or blank", nearest(case.split, SPLITS)
         raise DataError(message(f"{owner}: split", rule, repr(case.split), subject=case.id, do=do))
     for column, cell in case.cells.items():
-        spec = cohort.spec(column)
+        spec = specs[column]
         if isinstance(spec, ModalitySpec) or spec.is_segmentation:
             check_path(cell, owner=owner, subject=case.id, modality=column)
         else:
             label_indices(spec, cell, subject=case.id)
+
+
+def existing_file(root: Path, cell: str, *, subject: str, modality: str) -> Path:
+    """The path of a cell, once it is known to exist and, links followed, to end below the root.
+
+    Args:
+        root: Of the cohort.
+        cell: As written in the table; see `check_path`.
+        subject: Case id, for the error text.
+        modality: Column, for the error text.
+
+    Raises:
+        DataError: There is nothing, or it lies outside the root.
+    """
+    path = root / cell
+    place = {"subject": subject, "modality": modality, "file": str(path)}
+    real, base = os.path.realpath(path), os.path.realpath(root)
+    if os.path.commonpath([real, base]) != base:
+        do = "Copy the file there, or set root in the cohort's yaml to a folder that holds everything"
+        raise DataError(message("cohort", f"list files below its root {root}", "a link out of it", do=do, **place))
+    if not os.path.exists(real):
+        do = "Correct the path, or blank the cell if this sequence is absent"
+        raise DataError(message("cohort", "list files that exist", "none", do=do, **place))
+    return path
 
 
 def check_path(cell: str, *, owner: str, subject: str, modality: str) -> None:

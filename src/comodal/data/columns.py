@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -143,8 +144,12 @@ def read_meta(path: Path) -> CohortMeta:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "cohort"
-        got = repr(first["input"])[:80] if first["type"] != "value_error" else first["msg"].removeprefix("Value error, ")
-        rule = "follow the schema" if first["type"] == "value_error" else first["msg"][0].lower() + first["msg"][1:]
+        if first["type"] == "value_error":  # raised here, and already a whole sentence
+            rule, got = "follow the schema of cohorts", first["msg"].removeprefix("Value error, ")
+        else:
+            known = {"extra_forbidden": "be one of the keys of cohorts", "missing": "be there"}
+            rule = known.get(first["type"], re.sub("^(Input|List) should ", "", first["msg"]))
+            got = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
         raise ConfigError(message(where, rule, got, do=do, file=str(path))) from None
 
 

@@ -32,7 +32,8 @@ class PreprocessingConfig(BaseModel):
             spacing (PNG, JPEG, TIFF) stay as they are.
         normalise: {modality: scheme}; those that are not named, or all with "auto", go by their kind: pictures "unit", HU
             "ct", others "zscore-nonzero". Schemes: "zscore" mean 0 and deviation 1; "zscore-nonzero" the same over voxels
-            that are not 0, which stay 0, where at least 5 % are exactly 0; "ct" clipped to the 0.5 and 99.5 percentiles of
+            that are not background, which becomes 0, where at least 5 % of the voxels are exactly 0 (or exactly the value that
+            all corners of the volume share, as in files that were z-scored before); "ct" clipped to the 0.5 and 99.5 percentiles of
             the training set, then its mean and deviation; "unit" [0, 1]; "none".
         resize: Pixels (X, Y) or voxels (X, Y, Z) to which every image is resized, field of view kept; for classifying images of
             several sizes. None leaves sizes alone (windows are then cropped or padded).
@@ -125,9 +126,7 @@ def normalise(image: Array, scheme: Scheme, numbers: CtNumbers | None = None) ->
 
 
 def _zscore(channel: Array, *, masked: bool) -> npt.NDArray[np.float32]:
-    inside = channel != 0
-    if not masked or np.count_nonzero(~inside) < ZERO_FRACTION * channel.size:
-        inside = np.ones(channel.shape, dtype=bool)
+    inside = _foreground(channel) if masked else np.ones(channel.shape, dtype=bool)
     values = channel[inside].astype(np.float64)
     out = np.zeros(channel.shape, dtype=np.float32)
     if values.size:
@@ -136,6 +135,16 @@ def _zscore(channel: Array, *, masked: bool) -> npt.NDArray[np.float32]:
         tiny = 1e-9 * max(1e-300, float(np.abs(values).max()))
         out[inside] = (values - values.mean()) / spread if spread > tiny else 0.0
     return out
+
+
+def _foreground(channel: Array) -> npt.NDArray[np.bool_]:
+    """Voxels that are not background: 0, or else what all corners share (files that were z-scored before), if it fills 5 %."""
+    corners = channel[np.ix_(*[(0, -1)] * channel.ndim)]
+    for value in (0, corners.flat[0]):
+        inside = channel != value
+        if (value == 0 or (corners == value).all()) and np.count_nonzero(~inside) >= ZERO_FRACTION * channel.size:
+            return np.asarray(inside)
+    return np.ones(channel.shape, dtype=bool)
 
 
 def _unit(image: Array) -> npt.NDArray[np.float32]:
@@ -147,9 +156,7 @@ def _unit(image: Array) -> npt.NDArray[np.float32]:
     return ((values - low) / ((high - low) or 1.0)).astype(np.float32)
 
 
-def fit(
-    cohort: Cohort, ids: Iterable[str], config: PreprocessingConfig, *, modalities: Sequence[str] | None = None
-) -> Fitted:
+def fit(cohort: Cohort, ids: Iterable[str], config: PreprocessingConfig, *, modalities: Sequence[str] | None = None) -> Fitted:
     """Fits what preprocessing must learn, on training cases only. Opens no file unless a modality has the scheme "ct".
 
     nnU-Net takes its CT numbers from voxels of the foreground; here they come from the body (above -500), so that they rest on
@@ -193,5 +200,3 @@ def _fit_ct(cohort: Cohort, ids: Sequence[str], modality: Modality) -> CtNumbers
     low, high = np.percentile(values, [0.5, 99.5])
     clipped = np.clip(values, low, high)
     return CtNumbers(low=float(low), high=float(high), mean=float(clipped.mean()), deviation=float(clipped.std()))
-
-

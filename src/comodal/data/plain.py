@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec, check_path
+from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec, check_path, existing_file
 from comodal.data.formats_picture import SLICE_SUFFIXES
 from comodal.data.geometry import Header
 from comodal.data.reading import label_codes, read_features, read_header, read_volume
@@ -38,7 +38,7 @@ class Column:
 
     @property
     def kind(self) -> str:
-        """"image", "text", "features" or "" (not paths), from the suffixes and from folders that exist."""
+        """What the cells are, from their suffixes: "image", "text", "features", "mixed" or "" for what is no path."""
         kinds = {_kind(cell, self.root) for cell in self.cells.values()}
         return kinds.pop() if len(kinds) == 1 else "mixed" if kinds - {""} else ""
 
@@ -101,7 +101,7 @@ def _case(row: dict[str, str]) -> Case:
 
 
 def _column(name: str, cases: Sequence[Case], folder: Path) -> Column:
-    """A column and what is in it; no path is followed before it is known to stay below the folder."""
+    """A column and what is in it; no file is opened before its path is known to stay below the folder."""
     column = Column(name, {case.id: case.cells[name] for case in cases if name in case.cells}, folder)
     for case, cell in column.cells.items():
         if column.kind:
@@ -145,10 +145,7 @@ def _specs(columns: Sequence[Column], notes: list[str]) -> tuple[list[ModalitySp
 
 def _check_exist(column: Column) -> None:
     for where, cell in column.cells.items():
-        if not (column.root / cell).exists():
-            do = "Correct the path, or blank the cell if this one is absent"
-            place = {"subject": where, "modality": column.name, "file": str(column.root / cell)}
-            raise DataError(message("table", "list files that exist", "none", do=do, **place))
+        existing_file(column.root, cell, subject=where, modality=column.name)
 
 
 def _image(column: Column, first: Header | None, notes: list[str]) -> tuple[ModalitySpec, Header]:

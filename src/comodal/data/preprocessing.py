@@ -344,5 +344,3 @@ def _check_names(owner: str, names: Sequence[str], known: Sequence[str]) -> None
     for name in names:
         if name not in known:
             raise ConfigError(message(owner, "name columns of the cohort", repr(name), do=nearest(name, known)))
-
-

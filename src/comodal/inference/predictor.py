@@ -155,7 +155,9 @@ def _batches(problem: Problem, case: PreparedCase, subset: Subset, windows: _Win
         return
     for first in range(0, len(windows.starts), size):
         starts = windows.starts[first : first + size]
-        yield collate([_sample(problem, case, subset, windows, start) for start in starts], problem.modalities, patch=problem.patch)
+        yield collate(
+            [_sample(problem, case, subset, windows, start) for start in starts], problem.modalities, patch=problem.patch
+        )
 
 
 @contextmanager
@@ -193,7 +195,7 @@ class _Sums:
                 self.sums[target.name][(slice(None), *volume)] += (row * self.windows.weights)[(slice(None), *window)]
         self.rows += rows
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def means(self, targets: Sequence[Target]) -> Probabilities:
         """The weighted means; the sums are used up."""
         out: Probabilities = {}
@@ -204,7 +206,7 @@ class _Sums:
         return out
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: what a method keeps from a validation must still be usable in training
 def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Device) -> Probabilities:
     """One subset by `predict`."""
     with _evaluating(method):
@@ -213,7 +215,7 @@ def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Dev
     return sums.means(method.problem.targets)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mapping[Subset, _Sums], device: Device) -> None:
     """Several subsets at once: each window is encoded once per modality and decoded once per subset."""
     names = method.problem.names

@@ -47,7 +47,9 @@ class ModDropConfig(OneStageConfig):
     """Configuration of `moddrop`: that of `unet` and the probability of dropping a modality."""
 
     drop: float = Field(0.5, ge=0, lt=1, description="probability that a modality of a sample is dropped in training")
-    network: Literal["residual", "nnunet"] = Field("residual", description="MONAI UNet with residual units, or nnU-Net's plain net")
+    network: Literal["residual", "nnunet"] = Field(
+        "residual", description="MONAI UNet with residual units, or nnU-Net's plain net"
+    )
     width: int = Field(16, ge=1, description="filters of the first level")
     levels: int = Field(5, ge=2, description="resolutions")
 

@@ -21,7 +21,9 @@ from comodal.networks.unet import EarlyFusionUNet
 class UNetConfig(OneStageConfig):
     """Configuration of `unet`. nnU-Net itself takes SGD at 1e-2 for 250 000 steps."""
 
-    network: Literal["residual", "nnunet"] = Field("residual", description="MONAI UNet with residual units, or nnU-Net's plain net")
+    network: Literal["residual", "nnunet"] = Field(
+        "residual", description="MONAI UNet with residual units, or nnU-Net's plain net"
+    )
     width: int = Field(16, ge=1, description="filters of the first level")
     levels: int = Field(5, ge=2, description="resolutions")
 

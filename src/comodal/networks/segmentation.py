@@ -64,7 +64,7 @@ def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: floa
 def segmentation_losses(logits: Tensor, batch: Batch, targets: Sequence[Target]) -> dict[str, Tensor]:
     """Soft Dice loss plus (binary) cross-entropy per target, nnU-Net's default; rows without the target do not count.
 
-    Dice sums over the batch and leaves out the background (class 0) of "labels".
+    Dice sums over the batch and leaves out the background of "labels" (class 0, when its code is 0).
 
     Args:
         logits: (B, K of all targets, *spatial).
@@ -77,20 +77,29 @@ def segmentation_losses(logits: Tensor, batch: Batch, targets: Sequence[Target])
     terms: dict[str, Tensor] = {}
     by_target = split_logits(logits, targets)
     for target in targets:
-        if target.name not in by_target or target.name not in batch.targets:
-            continue
-        rows = batch.labelled[target.name]
-        score = by_target[target.name][rows].float()
-        truth = batch.targets[target.name][rows]
-        if target.kind == "regions":
-            onehot = truth.float()
-            entropy = binary_cross_entropy_with_logits(score, onehot) if len(score) else score.sum()
-            chosen = slice(None)
-        else:
-            onehot = one_hot(truth.long(), len(target.classes)).movedim(-1, 1).float()
-            entropy = cross_entropy(score, truth.long()) if len(score) else score.sum()
-            chosen = slice(1, None)
-        probabilities = _probabilities(score, target)
-        terms[f"dice/{target.name}"] = 1.0 - soft_dice(probabilities[:, chosen], onehot[:, chosen], batch=True)
-        terms[f"ce/{target.name}"] = entropy
+        if target.name in by_target and target.name in batch.targets:
+            learn = _region_terms if target.kind == "regions" else _label_terms
+            known, truth = batch.labelled[target.name], batch.targets[target.name]
+            terms[f"dice/{target.name}"], terms[f"ce/{target.name}"] = learn(
+                by_target[target.name].float(), truth, known, target
+            )
     return terms
+
+
+def _region_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Dice loss and binary cross-entropy; `known` is (B,), or (B, K) where only some regions of a case were drawn."""
+    each = known.reshape(len(known), -1).expand(-1, len(target.classes))  # (B, K)
+    wide = each.reshape(*each.shape, *[1] * (logits.ndim - 2))
+    onehot = torch.where(wide, truth.float(), 0.0)
+    dice = 1.0 - soft_dice(torch.where(wide, _probabilities(logits, target), 0.0), onehot, batch=True)
+    picked = logits[each]
+    return dice, binary_cross_entropy_with_logits(picked, truth.float()[each]) if len(picked) else picked.sum()
+
+
+def _label_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Dice loss without the background, and cross-entropy."""
+    score, labels = logits[known], truth[known].long()
+    onehot = one_hot(labels, len(target.classes)).movedim(-1, 1).float()
+    first = 1 if not target.codes or target.codes[0] == (0,) else 0
+    dice = 1.0 - soft_dice(_probabilities(score, target)[:, first:], onehot[:, first:], batch=True)
+    return dice, cross_entropy(score, labels) if len(score) else score.sum()

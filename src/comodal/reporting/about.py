@@ -104,6 +104,9 @@ def _cohort(record: RunRecord) -> str:
     name = next((r.cohort for r in record.results.values()), "") or PurePath(str(record.config.get("cohort", ""))).stem
     layout = str(record.cohort_meta.get("layout", ""))
     size = f", {len(record.present)} cases" if record.present else ""
+    notes = record.cohort_meta.get("notes")
+    synthetic = next((str(n) for n in notes if str(n).startswith("synthetic")), "") if isinstance(notes, list) else ""
+    size += f"; {synthetic}" if synthetic else ""
     return f"{name}{f' (layout {layout})' if layout not in ('', name) else ''}{size}"
 
 
@@ -197,7 +200,7 @@ def _runs(groups: Mapping[str, Sequence[RunRecord]]) -> tuple[tuple[str, ...], .
     )
     rows = [_run_row(label, record) for label, runs in groups.items() for record in runs]
     # A column in which nothing is known is left out.
-    keep = [i for i in range(len(heads)) if any(row[i] not in ("", "0") for row in rows)]
+    keep = [i for i, head in enumerate(heads) if any(row[i] not in ("", "0" if head == "warnings" else "") for row in rows)]
     return tuple(tuple(row[i] for i in keep) for row in [heads, *rows])
 
 

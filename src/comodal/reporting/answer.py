@@ -74,7 +74,7 @@ def _compared(table: StudyTable, method: str, metric: str, split: str) -> str:
     test = f", {p_text(contrast.p_holm).replace('=', ' = ').replace('<', ' < ')}" if contrast.p_holm is not None else ""
     size = f"{number(abs(contrast.value), metric)}"
     spread = f"95 % interval of the difference {_spread(contrast, metric)}{test}"
-    over = f"{_rows(table)} and over {_cases(contrast.n, split)}"
+    over = f"{_rows(table)}{' and over' if len(table.averaged) > 1 else ' on'} {_cases(contrast.n, split)}"
     if _clear(contrast):
         side = "higher" if contrast.value > 0 else "lower"
         text = f"The {_name(table, metric)} of {method} is {size} {side} than that of {table.reference}, {over} ({spread})."

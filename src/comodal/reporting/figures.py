@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from comodal.evaluation.comparison import Cell, StudyTable
 from comodal.reporting.tables import heading
@@ -260,8 +260,8 @@ def _curves(top: Axes, bottom: Axes, events: Sequence[Mapping[str, Any]]) -> Non
     stages = _stages(events)
     names = sorted({name for stage in stages for metrics in stage.checks.values() for name in metrics if name != "loss"})[:3]
     for k, stage in enumerate(stages):
-        _loss_panel(top, stage, label=k == 0)
-        _validation_panel(bottom, stage, names, label=k == 0)
+        _loss_panel(top, stage)
+        _validation_panel(bottom, stage, names)
         if k:
             for axis in (top, bottom):
                 axis.axvline(stage.begin, color=SOFT, linewidth=0.7, linestyle=(0, (3, 3)))
@@ -272,36 +272,41 @@ def _curves(top: Axes, bottom: Axes, events: Sequence[Mapping[str, Any]]) -> Non
             )
     for axis in (top, bottom):
         axis.grid(axis="y", color=FAINT, linewidth=0.6)
-    if top.get_legend_handles_labels()[0]:
-        top.legend(frameon=False, fontsize=7.5, loc="upper right")
+    _legend(top, "upper right")
+    _legend(bottom, "lower right", title="validation")
     top.tick_params(labelbottom=False)
     if names:
-        bottom.legend(frameon=False, fontsize=7.5, loc="lower right", title="validation", title_fontsize=7.5)
         bottom.set_ylim(0, 1.02)
     else:
         bottom.text(0.5, 0.5, "no validation metric", transform=bottom.transAxes, ha="center", va="center", color=SOFT)
+
+
+def _legend(axis: Axes, place: Literal["upper right", "lower right"], *, title: str | None = None) -> None:
+    """Each label once, however many stages have it."""
+    handles, labels = axis.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    if once:
+        axis.legend(list(once.values()), list(once), frameon=False, fontsize=7.5, loc=place, title=title, title_fontsize=7.5)
 
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def _loss_panel(axis: Axes, stage: _Stage, *, label: bool) -> None:
+def _loss_panel(axis: Axes, stage: _Stage) -> None:
     steps, losses = list(stage.losses), list(stage.losses.values())
     axis.plot(steps, losses, color="#9bb8d3", linewidth=0.7)
-    axis.plot(steps, _smooth(losses), color=METHOD_COLOURS[0], linewidth=1.4, label="training" if label else None)
+    axis.plot(steps, _smooth(losses), color=METHOD_COLOURS[0], linewidth=1.4, label="training")
     held = [(step, _number(metrics.get("loss"))) for step, metrics in stage.checks.items() if "loss" in metrics]
     if held:
-        text = "validation" if label else None
-        axis.plot(*zip(*held, strict=True), color=METHOD_COLOURS[1], linewidth=1.2, linestyle="--", label=text)
+        axis.plot(*zip(*held, strict=True), color=METHOD_COLOURS[1], linewidth=1.2, linestyle="--", label="validation")
 
 
-def _validation_panel(axis: Axes, stage: _Stage, names: Sequence[str], *, label: bool) -> None:
+def _validation_panel(axis: Axes, stage: _Stage, names: Sequence[str]) -> None:
     for k, name in enumerate(names):
         points = [(step, _number(metrics[name])) for step, metrics in stage.checks.items() if name in metrics]
-        text = heading(name) if label else None
         if points:
-            axis.plot(*zip(*points, strict=True), color=METHOD_COLOURS[(k + 2) % 7], linewidth=1.3, label=text)
+            axis.plot(*zip(*points, strict=True), color=METHOD_COLOURS[(k + 2) % 7], linewidth=1.3, label=heading(name))
     kept = stage.checks.get(stage.best) if stage.best is not None else None
     if kept and names and names[0] in kept:
         place = (float(stage.best or 0), _number(kept[names[0]]))

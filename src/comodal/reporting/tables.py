@@ -232,6 +232,8 @@ def caption(table: StudyTable) -> str:
             f"Differences are per case, on common cases, minus {table.reference}; "
             "p: Wilcoxon signed-rank test over patients, Holm-corrected over the rows."
         )
+        if any(METRICS[name.partition("/")[0]].aggregation == "pooled" for name in table.metrics):
+            parts.append("Pooled metrics have no value per case: their difference has an interval and no p.")
     return " ".join(parts)
 
 
@@ -292,6 +294,8 @@ def _page_table(table: StudyTable, title: str, metrics: Sequence[str]) -> PageTa
             regions = [name.partition("/")[2] for name in metrics if name.partition("/")[0] == stem]
             columns += regions
             groups.append((heading(stem, table=table), len(regions)))
+    if not metrics:
+        columns, groups = ["result"], [("", 1)]
     rows = _rows(table)
     cells = tuple(_page_row(table, row, metrics) for row in rows)
     return PageTable(title, tuple(groups), tuple(columns), table.modalities, cells)

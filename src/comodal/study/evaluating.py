@@ -18,7 +18,7 @@ from comodal.training.events import Clock, Emit, Progress, silent
 
 
 def pick_device(device: str) -> str:
-    """ "auto" is a GPU where there is one."""
+    """The device meant: for "auto" a GPU where there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -88,6 +88,8 @@ def evaluate_run(
 ) -> Results:
     """Evaluates a run on every subset and writes `results/<split>.json` and, for segmentations, `examples/`.
 
+    Another cohort's results go into a file of its own, `results/<stem of its csv>.json`, and leave the examples alone.
+
     Args:
         run: Trained.
         split: One of the run's, or "all".
@@ -106,7 +108,9 @@ def evaluate_run(
     """
     names = usable(run, use)
     targets = [t.name for t in run.problem.targets]
-    chosen = [c for c in cases_of(run, split, cohort) if any(t in c.cells for t in targets) and any(n in c.cells for n in names)]
+    chosen = [
+        c for c in cases_of(run, split, cohort) if any(t in c.cells for t in targets) and any(n in c.cells for n in names)
+    ]
     if not chosen:
         rule = f"have a case with a target ({', '.join(targets)}) and one of {', '.join(names)}"
         raise DataError(message(f"split {split}", rule, "none", do="Choose another split, or fill the cohort's columns"))
@@ -127,17 +131,31 @@ def evaluate_run(
         subsets=parse_subsets(subsets, names),
         seed=run.config.training.seed,
         method_name=run.label,
-        cohort_name=source.path.stem if source.path is not None and cohort is not None else source.meta.layout,
-        split=split,
+        cohort_name=cohort_name(source),
+        split=name_of(split, cohort),
         device=where,
         overlap=run.config.training.overlap,
         on_progress=progress,
     )
-    results.save(run.path / "results" / f"{split}.json")
-    if examples and run.problem.task == "segmentation":
+    results.save(run.path / "results" / f"{results.split}.json")
+    if examples and cohort is None and run.problem.task == "segmentation":
         made = make_examples(method, preparer, chosen, results, device=where)
         save_examples(run.path / "examples", made)
     return results
+
+
+def cohort_name(cohort: Cohort) -> str:
+    """How tables call a cohort: its layout (its file where that is the user's own), and whether it is synthetic."""
+    name = cohort.meta.layout if cohort.meta.layout != "csv" or cohort.path is None else cohort.path.stem
+    return f"{name} (synthetic)" if any(note.startswith("synthetic") for note in cohort.meta.notes) else name
+
+
+def name_of(split: str, cohort: Cohort | None) -> str:
+    """What a result is called: the split, or another cohort by its file, never in the place of a split."""
+    if cohort is None:
+        return split
+    stem = cohort.path.stem if cohort.path is not None else "other"
+    return f"cohort-{stem}" if stem in ("train", "val", "test", "all") else stem
 
 
 def finished(run: Run, split: str) -> Results | None:

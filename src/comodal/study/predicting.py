@@ -68,7 +68,9 @@ def predict_cases(
     for done, case in enumerate(cohort.cases, start=1):
         subset = plan[case.id]
         prepared = preparer.case(case, use=subset, with_targets=False)
-        found = next(iter(predict_case(method, prepared, subsets=[subset], overlap=run.config.training.overlap, device=where)))[1]
+        found = next(iter(predict_case(method, prepared, subsets=[subset], overlap=run.config.training.overlap, device=where)))[
+            1
+        ]
         if prepared.grid is not None and run.problem.task == "segmentation":
             written.append(
                 write_prediction(

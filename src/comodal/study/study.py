@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from comodal.config import DataConfig, RunConfig, TrainingConfig, read_yaml, validated
-from comodal.data.splits import SplitConfig
+from comodal.data.cohort import Cohort
+from comodal.data.splits import SplitConfig, make_splits
 from comodal.errors import ConfigError, message, nearest
 from comodal.evaluation.results import Results
 from comodal.run import Run
 from comodal.study.evaluating import evaluate_run, finished, run_folder
 from comodal.training.events import Emit, Said, silent
-from comodal.training.train import train_run
+from comodal.training.train import check_training, train_run
+
+SOME_WORDS = 100  # stands for the vocabulary where a study is only checked
 
 
 class Arm(BaseModel):
@@ -62,7 +67,7 @@ class StudyConfig(BaseModel):
     reference: str = ""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     folds: tuple[int, ...] | None = None
-    split: str = "test"
+    split: Literal["train", "val", "test", "all"] = "test"
     data: DataConfig = DataConfig()
     splits: SplitConfig = SplitConfig()
     training: TrainingConfig = TrainingConfig()
@@ -101,19 +106,45 @@ def load_study(path: Path) -> StudyConfig:
         raise ConfigError(message("study.methods", "have distinct labels", doubled[0], do=do))
     for label in labels:
         if not label.replace("-", "").replace("_", "").replace(".", "").isalnum() or label.startswith("."):
-            raise ConfigError(message("study.methods.label", "be letters, digits, '-', '_' or '.'", repr(label), do="Rename the arm"))
+            raise ConfigError(
+                message("study.methods.label", "be letters, digits, '-', '_' or '.'", repr(label), do="Rename the arm")
+            )
     if config.reference and config.reference not in labels:
-        raise ConfigError(message("study.reference", "be a label", repr(config.reference), do=nearest(config.reference, labels)))
+        raise ConfigError(
+            message("study.reference", "be a label", repr(config.reference), do=nearest(config.reference, labels))
+        )
+    for what, numbers in (("seeds", config.seeds), ("folds", config.folds or ())):
+        if len(set(numbers)) < len(numbers):  # a run that counts twice would narrow every interval
+            do = "Write each number once"
+            raise ConfigError(message(f"study.{what}", "differ from each other", list(numbers), do=do))
+    if config.folds is not None and config.splits.folds is None:
+        do = f"Set splits.folds, for instance to {max(*config.folds, 1) + 1}"
+        raise ConfigError(message("study.folds", "go with splits.folds, the number of parts", list(config.folds), do=do))
+    if config.training.devices > 1 or any(arm.training.get("devices", 1) != 1 for arm in config.methods):
+        do = "Train on several devices with comodal train, and compare with comodal report"
+        raise ConfigError(
+            message("study.training.devices", "be 1, since a study runs in one process", config.training.devices, do=do)
+        )
     cohort = Path(config.cohort)
     return config.model_copy(update={"cohort": str(cohort if cohort.is_absolute() else path.resolve().parent / cohort)})
 
 
 def arm_config(study: StudyConfig, arm: Arm, *, seed: int, fold: int | None, cache: Path) -> RunConfig:
     """The configuration of one run; all runs share one cache of prepared arrays."""
-    data = {"cache": str(cache), **study.data.model_dump(mode="json", exclude={"cache"} if not study.data.cache else set()), **arm.data}
+    data = {
+        "cache": str(cache),
+        **study.data.model_dump(mode="json", exclude={"cache"} if not study.data.cache else set()),
+        **arm.data,
+    }
     training = {**study.training.model_dump(mode="json"), **arm.training, "seed": seed}
     splits = study.splits.model_dump(mode="json") | ({} if fold is None else {"fold": fold})
-    values = {"cohort": study.cohort, "method": {"name": arm.name, **arm.config}, "data": data, "splits": splits, "training": training}
+    values = {
+        "cohort": study.cohort,
+        "method": {"name": arm.name, **arm.config},
+        "data": data,
+        "splits": splits,
+        "training": training,
+    }
     return validated(RunConfig, values, f"study arm {arm.title}").resolved()
 
 
@@ -131,16 +162,46 @@ def run_study(path: Path, out: Path, *, emit: Emit = silent) -> StudyResult:
     study = load_study(path)
     folds: tuple[int | None, ...] = study.folds if study.folds is not None else (None,)
     plan = [(arm, fold, seed) for arm in study.methods for fold in folds for seed in study.seeds]
-    configs = [arm_config(study, arm, seed=seed, fold=fold, cache=out / "cache") for arm, fold, seed in plan]  # all mistakes first
+    cache = Path(os.path.abspath(out)) / "cache"
+    configs = [arm_config(study, arm, seed=seed, fold=fold, cache=cache) for arm, fold, seed in plan]
+    _check_all(study, configs)
     runs: dict[str, list[Path]] = {arm.title: [] for arm in study.methods}
     results: dict[str, list[Results]] = {arm.title: [] for arm in study.methods}
     for number, ((arm, fold, seed), config) in enumerate(zip(plan, configs, strict=True), start=1):
         folder = run_folder(out, arm.title, seed, fold)
         emit(Said("info", f"run {number} of {len(plan)}: {folder.name}"))
-        known = finished(Run.load(folder), study.split) if (folder / "config.yaml").is_file() else None
+        known = _known(folder, config, study.split, emit)
         if known is None:
             run = train_run(config, folder, resume=True, emit=emit)
             known = evaluate_run(run, split=study.split, device=config.training.device, emit=emit)
         runs[arm.title].append(folder)
         results[arm.title].append(known.model_copy(update={"method": arm.title}))
     return StudyResult(out, study, runs, results, study.reference or study.methods[0].title)
+
+
+def _check_all(study: StudyConfig, configs: Sequence[RunConfig]) -> None:
+    """Finds the mistakes of every arm before the first training."""
+    cohort = Cohort.load(Path(study.cohort))
+    checked = []
+    for config in configs:
+        bare = config.model_copy(update={"training": config.training.model_copy(update={"seed": 0})})
+        if bare not in checked:
+            checked.append(bare)
+            check_training(config, cohort, make_splits(cohort, config.splits)["train"], vocabulary=SOME_WORDS)
+
+
+def _known(folder: Path, config: RunConfig, split: str, emit: Emit) -> Results | None:
+    """The results of a run that was trained and evaluated before; a warning where the study has changed since."""
+    if not (folder / "config.yaml").is_file():
+        return None
+    run = Run.load(folder)
+    known = finished(run, split)
+    if known is not None and _comparable(run.config) != _comparable(config):
+        text = f"{folder.name} was run with another configuration and is kept. Delete the folder to run it anew."
+        emit(Said("warning", text))
+    return known
+
+
+def _comparable(config: RunConfig) -> RunConfig:
+    """Without the places of files, which change when a study is moved."""
+    return config.model_copy(update={"cohort": "", "data": config.data.model_copy(update={"cache": None})})

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from comodal.batch import Bag, Batch, Text, Value
+from comodal.batch import Bag, Batch, Text, Value, cleared
+from comodal.errors import ConfigError, message
 from comodal.method import Problem
 from comodal.modality import Modality, Target
 
 SENTENCES, TOKENS, ITEMS = 3, 6, 4
+LEAST_VOCABULARY = 5  # padding, unknown, start of sentence and two words that tell the classes
 
 
 def _blob(patch: tuple[int, ...], radius: float, generator: torch.Generator) -> Tensor:
@@ -40,8 +42,11 @@ def _input(modality: Modality, problem: Problem, rows: list[int], blobs: Tensor,
     hidden = torch.tensor(rows, dtype=torch.float32)
     size = len(rows)
     if modality.kind == "text":
-        ids = torch.randint(3, max(problem.vocabulary, 8), (size, SENTENCES, TOKENS), generator=generator)
-        ids[:, 0, 0] = 3 + hidden.long() % 4  # the first word tells the class
+        if problem.vocabulary < LEAST_VOCABULARY:
+            rule, do = f"be at least {LEAST_VOCABULARY} where a modality is text", "Set vocabulary=8 or so"
+            raise ConfigError(message("Problem.vocabulary", rule, problem.vocabulary, modality=modality.name, do=do))
+        ids = torch.randint(3, problem.vocabulary, (size, SENTENCES, TOKENS), generator=generator)
+        ids[:, 0, 0] = 3 + hidden.long()  # the first word tells the class
         attention = torch.ones_like(ids, dtype=torch.bool)
         attention[:, :, TOKENS - 2 :] = False
         attention[:, SENTENCES - 1] = False  # padding: a sentence and two tokens
@@ -67,7 +72,10 @@ def make_batch(problem: Problem, size: int = 4, *, seed: int = 0, present: Tenso
         present: (B, M) bool; everything by default.
 
     Returns:
-        A `Batch` on the CPU, with every target labelled.
+        A `Batch` on the CPU, with every target labelled. What is not `present` has content too, which nothing may read.
+
+    Raises:
+        ConfigError: A modality is text and the problem's vocabulary is too small.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = [i % 2 for i in range(size)]
@@ -116,3 +124,33 @@ def poison(batch: Batch, seed: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     inputs: Mapping[str, Value] = {n: _poisoned(v, ~batch.is_present(n), generator) for n, v in batch.inputs.items()}
     return batch.with_inputs(inputs)
+
+
+def blank(batch: Batch) -> Batch:
+    """The same batch with nothing where `present` is False, as `collate` leaves it: zeros, no tokens, no items.
+
+    Nothing that a method computes may change: a mean over no tokens must not become NaN.
+    """
+    return batch.with_inputs({n: cleared(v, batch.is_present(n)) for n, v in batch.inputs.items()})
+
+
+def padded(batch: Batch, seed: int = 2) -> Batch:
+    """The same batch beside longer ones: one more sentence, two more tokens and two more items, none of them valid.
+
+    Nothing that a method predicts may change, else a case would depend on those that share its batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def longer(value: Value) -> Value:
+        if isinstance(value, Text):
+            size, sentences, tokens = value.ids.shape
+            ids = torch.randint(0, int(value.ids.max()) + 1, (size, sentences + 1, tokens + 2), generator=generator)
+            attention = torch.zeros_like(ids, dtype=torch.bool)
+            ids[:, :sentences, :tokens], attention[:, :sentences, :tokens] = value.ids, value.attention
+            return Text(ids, attention)
+        if isinstance(value, Bag):
+            none = torch.full_like(value.items[:, :1], float("nan"))
+            return Bag(torch.cat([value.items, none, none], dim=1), torch.nn.functional.pad(value.valid, (0, 2)))
+        return value
+
+    return batch.with_inputs({name: longer(value) for name, value in batch.inputs.items()})

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from math import isfinite
+from statistics import fmean, variance
+
+from pydantic import BaseModel, ConfigDict
 
 from comodal.errors import TrainingFailed, message
 
 WINDOW = 20
+NAMED = 8  # cases that a message lists
+
+
+class WatchState(BaseModel):
+    """What a watch has seen, for a checkpoint: the first and the last losses, and what it has said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: tuple[float, ...] = ()
+    recent: tuple[float, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 class CollapseWatch:
@@ -29,14 +44,14 @@ class CollapseWatch:
 
         Returns:
             A warning, once, when after a quarter (or half) of the steps the mean loss of the last 20 steps is not below
-            that of the first 20; None otherwise.
+            that of the first 20 by more than two standard errors of their difference; None otherwise.
 
         Raises:
             TrainingFailed: A term is not a finite number.
         """
         for name, value in terms.items():
             if not isfinite(value):
-                cases = ", ".join(list(ids)[:4])
+                cases = ", ".join(list(dict.fromkeys(ids))[:NAMED])
                 do = "Lower the learning rate, or run comodal check on the cohort"
                 raise TrainingFailed(message(f"loss {name} of stage {self.stage}", "be a number", value, subject=cases, do=do))
         value = sum(terms.values())
@@ -44,13 +59,18 @@ class CollapseWatch:
             self.first.append(value)
         self.recent = [*self.recent, value][-WINDOW:]
         for mark in (self.total // 4, self.total // 2):
-            if step + 1 == mark and mark >= 2 * WINDOW and sum(self.recent) >= sum(self.first):
+            if step + 1 == mark and mark >= 2 * WINDOW and self._flat():
                 return self._once(
                     f"flat {mark}",
                     f"Stage {self.stage}: the loss has not fallen in {mark} steps "
-                    f"({sum(self.first) / len(self.first):.3g} at first, {sum(self.recent) / len(self.recent):.3g} now).",
+                    f"({fmean(self.first):.3g} at first, {fmean(self.recent):.3g} now).",
                 )
         return None
+
+    def _flat(self) -> bool:
+        # Compared with the noise: a loss that only wanders lies below its beginning in every second training.
+        noise = math.sqrt(variance(self.first) / len(self.first) + variance(self.recent) / len(self.recent))
+        return fmean(self.first) - fmean(self.recent) <= 2 * noise
 
     def missed(self, step: int, classes: Iterable[str]) -> list[str]:
         """Takes the classes that are there and were found in no validation case.
@@ -66,18 +86,22 @@ class CollapseWatch:
         ]
         return [text for text in texts if text]
 
+    def unjudged(self, metric: str) -> str | None:
+        """A warning, once, that a validation gave no number for the metric that chooses the weights."""
+        why = "by which the best weights are chosen; without any the last are kept"
+        return self._once(f"no {metric}", f"Stage {self.stage}: a validation gave no {metric}, {why}.")
+
     def _once(self, key: str, text: str) -> str | None:
         if key in self.said:
             return None
         self.said.add(key)
         return text
 
-    def state(self) -> dict[str, list[float] | list[str]]:
+    @property
+    def state(self) -> WatchState:
         """Plain values for a checkpoint."""
-        return {"first": self.first, "recent": self.recent, "said": sorted(self.said)}
+        return WatchState(first=tuple(self.first), recent=tuple(self.recent), said=tuple(sorted(self.said)))
 
-    def restore(self, state: Mapping[str, list[float]] | None) -> None:
+    def restore(self, state: WatchState) -> None:
         """The way back from `state`."""
-        if state:
-            self.first, self.recent = list(state["first"]), list(state["recent"])
-            self.said = {str(item) for item in state["said"]}
+        self.first, self.recent, self.said = list(state.first), list(state.recent), set(state.said)

@@ -1,4 +1,4 @@
-"""Stages on cached encodings: each case is encoded once by the frozen part of a method, and its features are then the inputs."""
+"""Stages on cached encodings: the frozen part of a method encodes each case once, and its features are then the inputs."""
 
 from __future__ import annotations
 

@@ -25,6 +25,21 @@ class Draws(Protocol):
         """A draw; depends on (seed, epoch, index) only."""
 
 
+def check_batch_size(batch_size: int, world: int) -> None:
+    """Refuses a batch that cannot be divided equally among the processes.
+
+    Args:
+        batch_size: Over all processes together.
+        world: Number of processes.
+
+    Raises:
+        ConfigError: It leaves a remainder.
+    """
+    if batch_size % world:
+        rule, do = f"be divisible by the number of processes ({world})", f"Choose {world * max(1, batch_size // world)}"
+        raise ConfigError(message("training.batch_size", rule, batch_size, do=do))
+
+
 @dataclass
 class Feed:
     """Steps through the draws of a stage.
@@ -38,6 +53,8 @@ class Feed:
         batch_size: B, over all processes together.
         rank, world: r and W.
         workers: Processes that load data.
+        cases: How many cases the draws are of, for the log.
+        every: Whether an epoch hands out each draw exactly once, its last batch being smaller: for validation by one process.
     """
 
     draws: Draws
@@ -46,27 +63,23 @@ class Feed:
     rank: int = 0
     world: int = 1
     workers: int = 0
+    cases: int = 0
+    every: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.world:
-            raise ConfigError(
-                message(
-                    "training.batch_size",
-                    f"be divisible by the number of processes ({self.world})",
-                    self.batch_size,
-                    do=f"Choose {self.world * max(1, self.batch_size // self.world)}",
-                )
-            )
+        check_batch_size(self.batch_size, self.world)
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch, at least one; what is left over takes its chance in the next epoch's order."""
-        return max(1, len(self.draws) // self.batch_size)
+        return -(-len(self.draws) // self.batch_size) if self.every else max(1, len(self.draws) // self.batch_size)
 
     def indices(self, step: int) -> list[int]:
         """This process's draws of a step of an epoch; fewer draws than a batch are repeated in turn."""
         share = self.batch_size // self.world
         first = step * self.batch_size + self.rank * share
+        if self.every:
+            return list(range(first, min(first + share, len(self.draws))))
         return [i % len(self.draws) for i in range(first, first + share)]
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:

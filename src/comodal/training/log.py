@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ class MetricsLog:
             self.board = SummaryWriter(str(tensorboard))
 
     def write(self, event: str, **values: Any) -> None:
-        """Appends one line; floats keep six digits."""
+        """Appends one line; floats keep six digits, and what is not a number is null."""
         line = json.dumps({"event": event, **{k: _short(v) for k, v in values.items()}})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self.board is not None and "step" in values:
             flat = {**values.get("terms", {}), **values.get("metrics", {})}
             for name, value in flat.items():
+                if value is None or not isfinite(value):
+                    continue
                 self.board.add_scalar(f"{values.get('stage')}/{event}/{name}", value, values["step"])
 
     @property
@@ -60,4 +63,6 @@ class MetricsLog:
 def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _short(v) for k, v in value.items()}
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if isfinite(value) else None
+    return value

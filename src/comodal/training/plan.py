@@ -25,6 +25,7 @@ from comodal.training.schedule import build_optimisers
 LOOKED_AT = 16  # cases whose headers are read
 CPU_VOXELS = 1_000_000  # a larger volume is seen coarser on a CPU
 DEFAULT_MINUTES = 10.0
+VOCABULARY = 8000  # for timing alone; the tokenizer is fitted when the training starts
 AUGMENT_SHARE = 0.75  # of the time goes to steps; the rest to reading, augmentation and validation
 
 
@@ -91,22 +92,28 @@ def _plan_images(seen: Seen, spatial_dims: int | None, gpu: bool) -> tuple[dict[
     dims = spatial_dims or (2 if flat or thick else 3)
     what = "pictures" if flat else f"volumes of about {seen.shape} voxels at {tuple(round(s, 2) for s in seen.spacing)} mm"
     why["spatial_dims"] = f"{what}; {_reason(seen, spatial_dims)}"
-    spacing: Any = "native"
+    spacing: Any = [round(s, 3) for s in seen.spacing] if seen.stated else "native"
     shape = seen.shape
-    why["spacing"] = "all files have one spacing" if seen.same_spacing else "files differ; their median"
-    if not seen.same_spacing and seen.stated:
-        spacing = [round(s, 3) for s in seen.spacing]
+    same = "that of all files" if seen.same_spacing else "the median of the files"
+    why["spacing"] = f"mm: {same}; other files are brought to it" if seen.stated else "the files state no spacing"
     voxels = shape[0] * shape[1] * shape[2]
     if dims == 3 and voxels > CPU_VOXELS and not gpu and seen.stated:
         factor = (voxels / CPU_VOXELS) ** (1 / 3)
         spacing = [round(s * factor, 2) for s in seen.spacing]
         shape = (round(shape[0] / factor), round(shape[1] / factor), round(shape[2] / factor))
-        why["spacing"] = f"coarser by {factor:.1f} than the files, so that a CPU can train; predictions are written at full size"
+        why["spacing"] = (
+            f"coarser by {factor:.1f} than the files, so that a CPU can train; predictions are written at full size"
+        )
     levels = 5 if dims == 2 else 4
     step = 2 ** (levels - 1)
     patch = _sides(shape[:dims], 256 if dims == 2 else (128 if gpu else 48), step)
     why["patch"] = f"multiples of {step} for a network of {levels} levels; volumes that are larger are seen through windows"
-    data = {"spatial_dims": dims, "patch": list(patch), "spacing": spacing, "draws_per_case": min(16, seen.shape[2]) if dims == 2 else 4}
+    data = {
+        "spatial_dims": dims,
+        "patch": list(patch),
+        "spacing": spacing,
+        "draws_per_case": min(16, seen.shape[2]) if dims == 2 else 4,
+    }
     why["draws_per_case"] = "patches or slices from each case in an epoch"
     return data, {"levels": levels, "width": 32 if gpu else 16}, why
 
@@ -160,7 +167,8 @@ def plan(name: str, cohort_csv: Path, *, minutes: float | None = None, spatial_d
         budget = (DEFAULT_MINUTES if minutes is None else minutes) * 60
         if budget <= 0:
             raise ConfigError(message("--minutes", "be above 0", minutes, do="For instance --minutes 10"))
-        pace = seconds_per_step(build_method(config, build_problem(config, cohort)), batch, device="cuda" if gpu else "cpu")
+        method = build_method(config, build_problem(config, cohort, VOCABULARY))
+        pace = seconds_per_step(method, batch, device="cuda" if gpu else "cpu")
         steps = max(50, int(budget * AUGMENT_SHARE / pace))
         config = config.model_copy(update={"method": {**config.method, "steps": steps}})
         why["steps"] = f"about {budget / 60:.3g} minutes here, at {pace:.2g} s a step"
@@ -183,6 +191,10 @@ def commented(config: RunConfig, why: dict[str, str]) -> str:
 
 
 def _line(indent: str, key: str, value: Any, reason: str) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    text = (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )
     line = f"{indent}{key}: {text}"
     return f"{line:<36} # {reason}" if reason else line

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from comodal.errors import ConfigError, message
 from comodal.method import Method, Optimiser, Stage
 
 
@@ -37,11 +38,18 @@ def rate_factor(optimiser: Optimiser, step: int, total: int) -> float:
 
 
 def build_optimisers(method: Method, stage: Stage) -> dict[str, torch.optim.Optimizer]:
-    """One torch optimiser per prefix of the stage that has parameters; {prefix: optimiser} in the stage's order."""
+    """One torch optimiser per prefix of the stage that has parameters; {prefix: optimiser} in the stage's order.
+
+    Raises:
+        ConfigError: The stage trains no parameter.
+    """
     groups: dict[str, list[torch.nn.Parameter]] = {prefix: [] for prefix in stage.optimisers}
     for name, parameter in method.named_parameters():
         if stage.trains(name):
             groups[stage.optimiser_of(name)].append(parameter)
+    if not any(groups.values()):
+        prefixes = ", ".join(stage.train) or "nothing"
+        raise ConfigError(message(f"Stage {stage.name}", "train a parameter of the method", prefixes, do="Correct Stage.train"))
     return {prefix: _build(stage.optimisers[prefix], found) for prefix, found in groups.items() if found}
 
 

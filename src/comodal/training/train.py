@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -9,22 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed
 
 from comodal.batch import collate
-from comodal.config import RunConfig, build_method
+from comodal.config import RunConfig, build_method, build_problem
+from comodal.data import sampling
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
 from comodal.data.preprocessing import Preparer
-from comodal.data import sampling
 from comodal.data.splits import check_splits, make_splits
 from comodal.data.text import fit_tokenizer
-from comodal.errors import ConfigError, message
-from comodal.method import Method, Stage
+from comodal.errors import ConfigError, RunError, message
+from comodal.method import Method, Problem, Stage
 from comodal.run import Run, read_json, read_weights, save_weights, write_json
-from comodal.training.checkpoint import Checkpoint, load_checkpoint
+from comodal.training.checkpoint import Checkpoint, load_checkpoint, restore_weights
 from comodal.training.encoded import EncodedDraws, collate_encoded
 from comodal.training.events import Emit, Said, silent
-from comodal.training.feeding import Draws, Feed
+from comodal.training.feeding import Draws, Feed, check_batch_size
 from comodal.training.log import MetricsLog
 from comodal.training.loop import Loop, run_stage
 from comodal.training.validation import Validator
@@ -33,9 +36,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def train_run(
-    config: RunConfig, out: Path, *, resume: bool = False, init: Path | None = None, emit: Emit = silent
-) -> Run:
+def train_run(config: RunConfig, out: Path, *, resume: bool = False, init: Path | None = None, emit: Emit = silent) -> Run:
     """Trains a method and leaves a run folder.
 
     Args:
@@ -53,55 +54,98 @@ def train_run(
         TrainingFailed: The loss is not a number.
     """
     began = time.monotonic()
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    fabric = make_fabric(config)
-    if fabric.global_rank == 0:
-        open_run(config, out, resume=resume, emit=emit)
-    fabric.barrier()
-    run = Run.load(out)
+    leader = first_process()
+    if leader:  # before further processes are started, so that a mistake is one message
+        open_run(config, out, resume=resume, init=init, emit=emit)
     if (out / "weights.safetensors").is_file():
-        emit(Said("info", f"{out} is already trained to its end"))
-        return run
-    torch.manual_seed(run.config.training.seed)
+        if leader:
+            emit(Said("info", f"{out} is already trained to its end"))
+        return Run.load(out)
+    settled = Run.load(out).config if (out / "config.yaml").is_file() else config
+    fabric = make_fabric(settled)
+    try:
+        fabric.barrier()
+        run = Run.load(out)
+        loop = _train(run, fabric, init=init, emit=emit if fabric.global_rank == 0 else silent)
+        if fabric.global_rank == 0:
+            _finish(run, loop, seconds=time.monotonic() - began)
+        fabric.barrier()
+    finally:
+        _leave_group(fabric)
+    return run
+
+
+def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit) -> Loop:
+    """All stages that are not done yet."""
+    config, rank, world = run.config.training, fabric.global_rank, fabric.world_size
+    _set_threads(run, world)
+    torch.manual_seed(config.seed)
     method = build_method(run.config, run.problem)
-    if init is not None:
+    checkpoint = load_checkpoint(run.path / "resume")
+    if init is not None and checkpoint is None:  # a checkpoint has grown out of them
         take_weights(method, Run.load(init), emit)
-    checkpoint = load_checkpoint(out / "resume") if resume else None
-    log = _open_log(run, checkpoint) if fabric.global_rank == 0 else None
     preparer = run.preparer(cache=run.cache)
     validator = Validator(run, preparer, fabric)
-    listener = emit if fabric.global_rank == 0 else silent
-    loop = Loop(fabric, method.to(fabric.device), run.config.training, out, log, listener, validator)
-    loop.warnings.extend(checkpoint.info.get("warnings", []) if checkpoint else [])
-    for index, stage in enumerate(method.stages()):
+    log = _open_log(run, checkpoint) if rank == 0 else None
+    loop = Loop(fabric, method.to(fabric.device), config, run.path, log, emit, validator)
+    loop.warnings.extend(checkpoint.info.warnings if checkpoint else ())
+    stages = method.stages()
+    if checkpoint is not None and checkpoint.stage >= len(stages):
+        got, do = checkpoint.stage, "Start again in a new folder, without --resume"
+        raise RunError(message("checkpoint", f"be of one of the {len(stages)} stages", got, file=str(run.path), do=do))
+    for index, stage in enumerate(stages):
         if checkpoint is not None and index < checkpoint.stage:
             continue  # the checkpoint's weights hold what that stage learned
         here = checkpoint if checkpoint is not None and index == checkpoint.stage else None
         if here is not None:
-            method.load_state_dict(here.weights)
-        cases = stage_cases(run, stage, "train")
-        feed = make_feed(run, method, stage, preparer, cases, augment=stage.augment, rank=fabric.global_rank, world=fabric.world_size)
-        validator.feed = partial(validation_feed, run, method, stage, preparer)
+            restore_weights(method, here.weights)  # now: encodings are made with them
+        cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage)
+        feed = make_feed(run, method, stage, preparer, cases, augment=stage.augment, rank=rank, world=world)
+        validator.feed = partial(validation_feed, run, method, stage, preparer, rank=rank, world=world)
         run_stage(loop, index, stage, feed=feed, resume=here)
-    if fabric.global_rank == 0:
-        _finish(run, method, loop, seconds=time.monotonic() - began)
-    fabric.barrier()
-    _leave_group(fabric)
-    return run
+    return loop
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes; known from torchrun's or Fabric's variables before any group exists."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) in ("", "0")
+
+
+def _set_threads(run: Run, world: int) -> None:
+    """The configured number of torch threads, or that of the run's beginning: it decides the order of sums."""
+    if run.config.training.threads is not None:
+        torch.set_num_threads(run.config.training.threads)
+    elif world == 1:
+        began_with = read_json(run.path / "environment.json", "environment.json").get("threads")
+        if isinstance(began_with, int) and 1 <= began_with <= 1024:
+            torch.set_num_threads(began_with)
 
 
 def make_fabric(config: RunConfig) -> Fabric:
-    """Lightning Fabric for the run's device, precision and number of processes, launched."""
+    """Lightning Fabric for the run's device, precision and number of processes, launched.
+
+    Raises:
+        ConfigError: This machine has no such device, or not as many, or torchrun started another number of processes.
+    """
+    training = config.training
+    gpus = torch.cuda.device_count()
+    on_gpu = training.device == "cuda" or (training.device == "auto" and gpus > 0)
+    if on_gpu and gpus < training.devices:
+        do = "Choose fewer devices" if gpus else "Set training.device to cpu"
+        raise ConfigError(message("training.devices", "be GPUs of this machine", f"{training.devices} for {gpus}", do=do))
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else training.devices
+    if started != training.devices:
+        do = f"Set training.devices to {started}"
+        raise ConfigError(message("training.devices", "be the number of processes of torchrun", training.devices, do=do))
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    training = config.training
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process on standard error
     strategy: Any = "auto"
     if training.devices > 1:  # a modality that no row of a batch has leaves its encoder without gradient
         strategy = DDPStrategy(find_unused_parameters=True)
-    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[training.device]
-    fabric = Fabric(accelerator=accelerator, devices=training.devices, strategy=strategy, precision=training.precision)
+    kind = "cuda" if on_gpu else "cpu"
+    fabric = Fabric(accelerator=kind, devices=training.devices, strategy=strategy, precision=training.precision)
     fabric.launch()
     return fabric
 
@@ -112,8 +156,20 @@ def _leave_group(fabric: Fabric) -> None:
         torch.distributed.destroy_process_group()
 
 
-def open_run(config: RunConfig, out: Path, *, resume: bool, emit: Emit) -> Run:
-    """Makes the run folder, or finds the one to resume."""
+def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = None, emit: Emit = silent) -> Run:
+    """Makes the run folder, or finds the one to resume.
+
+    Args:
+        config: Resolved.
+        out: The run folder.
+        resume: Whether it may hold a run.
+        init: A run whose weights a new one will take.
+        emit: Listener.
+
+    Raises:
+        ConfigError: It holds a run and `resume` is not set, or the method cannot be trained so; no folder is left then.
+        DataError: The cohort is not as it must be, or has no case to train on; no folder is left then.
+    """
     if (out / "config.yaml").is_file():
         if not resume:
             do = "Add --resume to go on, or choose another folder"
@@ -121,16 +177,43 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, emit: Emit) -> Run:
         run = Run.load(out)
         if run.config.model_copy(update={"cohort": ""}) != config.model_copy(update={"cohort": ""}):
             emit(Said("warning", "The run goes on with its own config.yaml; the one given differs."))
+        for left in out.glob(".*.partial"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         return run
     cohort = Cohort.load(Path(config.cohort))
     splits = make_splits(cohort, config.splits)
     check_splits(splits, cohort)
     data = config.data
     names = [m.name for m in cohort.modalities if data.modalities is None or m.name in data.modalities]
-    fitted = fit(cohort, splits["train"], data.preprocessing(), modalities=names)
     texts = [m.name for m in cohort.modalities if m.kind == "text" and m.name in names]
     tokenizer = fit_tokenizer(cohort, splits["train"], modalities=texts) if texts else None
+    check_training(config, cohort, splits["train"], vocabulary=0 if tokenizer is None else tokenizer.vocabulary, init=init)
+    fitted = fit(cohort, splits["train"], data.preprocessing(), modalities=names)
     return Run.create(out, config, cohort, splits=splits, fitted=fitted, tokenizer=tokenizer)
+
+
+def check_training(
+    config: RunConfig, cohort: Cohort, ids: Sequence[str], *, vocabulary: int = 0, init: Path | None = None
+) -> None:
+    """Finds what would stop a training, before anything is written or read.
+
+    Args:
+        config: Resolved.
+        cohort: Has the training cases.
+        ids: Of the training cases.
+        vocabulary: Number of token ids.
+        init: A run whose weights will be taken.
+
+    Raises:
+        ConfigError: The method cannot do this problem; a stage has no case, or a batch cannot be divided among the processes.
+    """
+    problem = build_problem(config, cohort, vocabulary)
+    method = build_method(config, problem)
+    for stage in method.stages():
+        stage_cases(problem, cohort, ids, stage)
+        check_batch_size(stage.batch_size or config.training.batch_size, config.training.devices)
+    if init is not None:
+        take_weights(method, Run.load(init), silent)
 
 
 def take_weights(method: Method, other: Run, emit: Emit) -> None:
@@ -145,20 +228,28 @@ def take_weights(method: Method, other: Run, emit: Emit) -> None:
     emit(Said("info", f"took {len(fit_in)} of {len(own)} tensors from {other.path}"))
 
 
-def stage_cases(run: Run, stage: Stage, split: str) -> list[Case]:
-    """The cases of a split that may take part in a stage.
+def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], stage: Stage, *, needed: bool = True) -> list[Case]:
+    """The cases, of these, that may take part in a stage.
+
+    Args:
+        problem: Its modalities and targets.
+        cohort: Has the cases.
+        ids: Of a split.
+        stage: What it asks of a case.
+        needed: Whether there must be one.
 
     Raises:
         ConfigError: There is none.
     """
-    problem = run.problem
     every = [t.name for t in problem.targets]
     found = []
-    for case in (run.cohort.case(i) for i in run.splits[split]):
-        labelled = all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
+    for case in map(cohort.case, ids):
+        labelled = (
+            all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
+        )
         if labelled and any(n in case.cells for n in problem.names) and all(n in case.cells for n in stage.modalities):
             found.append(case)
-    if not found and split == "train":
+    if not found and needed:
         wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else every)]
         do = "Fill the cohort's columns, or change the split"
         raise ConfigError(message(f"Stage {stage.name}", f"have training cases with {', '.join(wanted)}", "none", do=do))
@@ -166,7 +257,15 @@ def stage_cases(run: Run, stage: Stage, split: str) -> list[Case]:
 
 
 def make_feed(
-    run: Run, method: Method, stage: Stage, preparer: Preparer, cases: Sequence[Case], *, augment: bool, rank: int = 0, world: int = 1
+    run: Run,
+    method: Method,
+    stage: Stage,
+    preparer: Preparer,
+    cases: Sequence[Case],
+    *,
+    augment: bool,
+    rank: int = 0,
+    world: int = 1,
 ) -> Feed:
     """Where the batches of a stage come from."""
     data, training, problem = run.config.data, run.config.training, run.problem
@@ -186,30 +285,32 @@ def make_feed(
     if stage.inputs == "encoded":
         draws = EncodedDraws(draws, method, stage, problem=problem, folder=run.cache / "encodings")
         join, workers = partial(collate_encoded, problem=problem), 0
-    return Feed(draws, join, stage.batch_size or training.batch_size, rank=rank, world=world, workers=workers)
+    size = stage.batch_size or training.batch_size
+    return Feed(draws, join, size, rank=rank, world=world, workers=workers, cases=len(cases))
 
 
-def validation_feed(run: Run, method: Method, stage: Stage, preparer: Preparer) -> Feed | None:
+def validation_feed(
+    run: Run, method: Method, stage: Stage, preparer: Preparer, *, rank: int = 0, world: int = 1
+) -> Feed | None:
     """Draws of the validation cases without augmentation, None where there are none."""
-    cases = stage_cases(run, stage, "val")
-    return make_feed(run, method, stage, preparer, cases, augment=False) if cases else None
+    cases = stage_cases(run.problem, run.cohort, run.splits["val"], stage, needed=False)
+    return make_feed(run, method, stage, preparer, cases, augment=False, rank=rank, world=world) if cases else None
 
 
 def _open_log(run: Run, checkpoint: Checkpoint | None) -> MetricsLog:
-    keep = int(checkpoint.info.get("log", 0)) if checkpoint else 0
+    keep = checkpoint.info.log if checkpoint else 0
     board = run.path / "tensorboard" if run.config.training.tensorboard else None
     return MetricsLog(run.path / "metrics.jsonl", keep=keep, tensorboard=board)
 
 
-def _finish(run: Run, method: Method, loop: Loop, *, seconds: float) -> None:
+def _finish(run: Run, loop: Loop, *, seconds: float) -> None:
     """Environment first, weights last: their presence says that the training is complete."""
     known = read_json(run.path / "environment.json", "environment.json")
-    known["parameters"] = sum(p.numel() for p in method.parameters())
+    known["parameters"] = sum(p.numel() for p in loop.method.parameters())
     known["training_seconds"] = round(known.get("training_seconds", 0.0) + seconds, 1)
     known["warnings"] = loop.warnings
-    known["citation"] = str(method.paper)
+    known["citation"] = str(loop.method.paper)
     write_json(run.path / "environment.json", known)
     if loop.log is not None:
         loop.log.close()
-    save_weights(run.path / "weights.safetensors", method.state_dict())
-
+    save_weights(run.path / "weights.safetensors", loop.method.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,14 +38,15 @@ class Validator:
         self.feed: Callable[[], Feed | None] = lambda: None
 
     def __call__(self, method: Method, stage: Stage) -> Verdict:
-        """Loss always; metrics where the stage's monitor asks for one."""
+        """Loss always; metrics, on process 0, where the stage's monitor asks for one."""
         method.eval()
         metrics: dict[str, float] = {}
         feed = self.feed()
         if feed is not None:
             metrics["loss"] = self._loss(method, stage, feed)
         missed: tuple[str, ...] = ()
-        if stage.monitor is not None and stage.monitor.metric != "loss" and self.cases():
+        asked = stage.monitor is not None and stage.monitor.metric != "loss" and self.fabric.global_rank == 0
+        if stage.monitor is not None and asked and self.cases():
             results = self._evaluate(method, stage.monitor.metric)
             chosen = self._score(results, stage.monitor.metric)
             if chosen is not None:
@@ -59,17 +61,22 @@ class Validator:
         return [c for c in cases if any(n in c.cells for n in names) and any(n in c.cells for n in self.run.problem.names)]
 
     def _loss(self, method: Method, stage: Stage, feed: Feed) -> float:
-        values = []
-        state = torch.random.get_rng_state()
+        """Mean over the first batches; what is random in it is the same each time. Each step of the training seeds anew."""
+        total, rows = 0.0, 0
+        feed = replace(feed, every=feed.world == 1)  # several processes must hold equal shares
         with torch.no_grad(), self.fabric.autocast():
             for number, batch in enumerate(feed.batches(0)):
                 if number == LOSS_BATCHES:
                     break
                 torch.manual_seed(number)
                 terms = method.losses(batch.to(self.fabric.device), stage)
-                values.append(sum(float(term) for term in terms.values()))
-        torch.random.set_rng_state(state)
-        return sum(values) / len(values)
+                total += len(batch) * sum(float(term) for term in terms.values())
+                rows += len(batch)
+        # On every process, its share: losses that are sums over processes, such as the batch's Dice, need all of them.
+        mean = torch.tensor(total / rows, dtype=torch.float64, device=self.fabric.device)
+        together = self.fabric.all_reduce(mean, reduce_op="mean")
+        assert isinstance(together, torch.Tensor)
+        return float(together)
 
     def _evaluate(self, method: Method, metric: str) -> Results:
         names = self.run.problem.names
@@ -107,7 +114,9 @@ class Validator:
         if per_case:
             values = [sum(v for _, v in rows) / len(rows) if every else max(rows)[1] for rows in per_case.values()]
             return sum(values) / len(values)
-        rows = [v for row in results.subsets for key, m in row.metrics.items() if key.split("/")[0] == metric for v in [m.value]]
+        rows = [
+            v for row in results.subsets for key, m in row.metrics.items() if key.split("/")[0] == metric for v in [m.value]
+        ]
         numbers = [v for v in rows if v is not None]
         return sum(numbers) / len(numbers) if numbers else None
 

@@ -1,0 +1,58 @@
+"""Modalities, targets, and the order of subsets."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from comodal.modality import Modality, Target, subset_name, subsets
+
+
+def test_subsets_are_all_non_empty_ones_small_first_in_canonical_order() -> None:
+    assert list(subsets(["b", "a", "c"])) == [("b",), ("a",), ("c",), ("b", "a"), ("b", "c"), ("a", "c"), ("b", "a", "c")]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_there_are_two_to_the_m_minus_one_subsets(count: int) -> None:
+    found = list(subsets(map(str, range(count))))
+    assert len(found) == len(set(found)) == 2**count - 1
+
+
+def test_a_subset_is_one_word() -> None:
+    assert subset_name(("flair", "t1ce")) == "flair+t1ce"
+
+
+@pytest.mark.parametrize("name", ["", "t1 ce", "a/b", "t1.nii", "-", "a+b", "a,b"])
+def test_a_name_that_could_not_be_a_column_or_a_file_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"Modality.name must be letters, digits, '_' or '-'; got .* Rename the column"):
+        Modality(name)
+
+
+def test_an_image_is_two_or_three_dimensional() -> None:
+    with pytest.raises(ValueError, match=r"Modality.spatial_dims must be 2 or 3 for an image; got 0 \[t1\]"):
+        Modality("t1", spatial_dims=0)
+    assert Modality("report", kind="text", spatial_dims=0).spatial_dims == 0
+
+
+def test_a_modality_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Modality("t1").name = "t2"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("field", ["codes", "paint"])
+def test_codes_and_paint_have_one_entry_per_class(field: str) -> None:
+    wrong = {"codes": ((1,),), "paint": (1,)}[field]
+    with pytest.raises(ValueError, match=rf"Target.{field} must have one entry per class \(2\); got 1 \[seg\]"):
+        Target("seg", "regions", ("WT", "TC"), **{field: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [(), ("a", "a")])
+def test_classes_are_distinct_and_not_empty(classes: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"Target.classes must be distinct and not empty"):
+        Target("seg", "class", classes)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("regions", True), ("labels", True), ("class", False), ("multilabel", False)])
+def test_regions_and_labels_are_segmentation(kind: str, expected: bool) -> None:
+    assert Target("x", kind, ("a", "b")).is_segmentation is expected  # type: ignore[arg-type]

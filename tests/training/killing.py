@@ -1,0 +1,91 @@
+"""Run as a script: trains in a child process that is killed again and again, resumes it, and says how often it was killed.
+
+    python killing.py CONFIG OUT SEED "timed" | "counted"
+
+timed: `kill -9` from outside after random times. counted: attempt k kills itself at its k-th replacement of a file, just before
+it (odd k) or just after (even k), so that the making of the run folder and each part of a checkpoint are hit. Libraries are
+imported once, before forking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning_fabric.strategies.ddp
+import monai.networks.nets  # noqa: F401 - imported before the forks
+import torch
+
+from comodal.config import load_config
+from comodal.data.augmentation import prepare_presets
+from comodal.training.train import train_run
+from tests.training.fakes import register
+
+ATTEMPTS = 60
+
+
+def fork(work: Callable[[], object]) -> int:
+    """The process id of a child that does the work."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - the parent hears of it by the exit code
+        sys.stderr.write(repr(error))
+    os._exit(code)
+
+
+def end_of(child: int) -> int:
+    """0, the signal that killed the child (negative), or its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die_at(count: int) -> None:
+    """From now on this process kills itself at its count-th replacement of a file."""
+    replace, seen = os.replace, [0]
+
+    def counting(source: str, target: str) -> None:
+        seen[0] += 1
+        if seen[0] == count and count % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if seen[0] == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = counting  # type: ignore[assignment]
+
+
+def main(config: Path, out: Path, seed: int, how: str) -> dict[str, object]:
+    settings = load_config(config)
+    began = time.monotonic()
+    whole = end_of(fork(lambda: train_run(settings, out / "whole")))
+    seconds = time.monotonic() - began
+    rng, kills, ends = random.Random(seed), 0, []
+    for attempt in range(1, ATTEMPTS):
+        if how == "counted":
+            child = fork(lambda count=attempt: (die_at(count), train_run(settings, out / "killed", resume=True)))  # type: ignore[misc]
+        else:
+            child = fork(lambda: train_run(settings, out / "killed", resume=True))
+            time.sleep(rng.uniform(0.25, 0.75) * seconds)
+            os.kill(child, signal.SIGKILL)
+        ends.append(end_of(child))
+        kills += ends[-1] == -signal.SIGKILL
+        if (out / "killed" / "weights.safetensors").is_file() or ends[-1] > 0:
+            break
+    return {"whole": whole, "kills": kills, "ends": ends}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    prepare_presets("nnunet")
+    register("tests.training.fakes")
+    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
