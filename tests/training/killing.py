@@ -75,7 +75,7 @@ def main(config: Path, out: Path, seed: int, how: str) -> dict[str, object]:
             child = fork(lambda count=attempt: (die_at(count), train_run(settings, out / "killed", resume=True)))  # type: ignore[misc]
         else:
             child = fork(lambda: train_run(settings, out / "killed", resume=True))
-            time.sleep(rng.uniform(0.25, 0.75) * seconds)
+            time.sleep(rng.uniform(0.1, 0.4) * seconds)
             os.kill(child, signal.SIGKILL)
         ends.append(end_of(child))
         kills += ends[-1] == -signal.SIGKILL

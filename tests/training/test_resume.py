@@ -48,9 +48,8 @@ def same(out: Path) -> None:
 
 @pytest.mark.parametrize(("name", "seed"), [("unet", 1), ("moddrop", 2)])
 def test_killed_at_random_times(cohort: Path, tmp_path: Path, name: str, seed: int) -> None:
-    more = {"steps": 60, "training": {"validations": 5}}
-    found = kill(cohort, tmp_path, name, how="timed", seed=seed, **more)
-    assert found["kills"] >= 2 and max(found["ends"]) <= 0
+    found = kill(cohort, tmp_path, name, how="timed", seed=seed, steps=150, training={"validations": 8, "checkpoint_steps": 5})
+    assert found["kills"] >= 3 and max(found["ends"]) <= 0
     same(tmp_path)
 
 

@@ -101,7 +101,8 @@ def _row(axes: Sequence[Axes], item: Slice, subsets: Sequence[str]) -> None:
 def _grey(axis: Axes, item: Slice) -> None:
     inside = item.image[np.isfinite(item.image) & (item.image != 0)]
     low, high = np.percentile(inside, (0.5, 99.5)) if inside.size else (0.0, 1.0)
-    picture = np.where(np.isfinite(item.image), item.image, low).T
+    # After z-scoring exact zeros are the background, which belongs below everything and not in the middle of the grey scale.
+    picture = np.where(np.isfinite(item.image) & (item.image != 0), item.image, min(float(low), 0.0)).T
     lowest = min(float(low), 0.0) if (item.image == 0).any() else float(low)
     axis.imshow(
         picture, cmap="gray", vmin=lowest, vmax=max(float(high), lowest + 1e-6), aspect=item.aspect, interpolation="bilinear"
