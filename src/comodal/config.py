@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from comodal.data.cohort import Cohort
 from comodal.data.preprocessing import PreprocessingConfig
 from comodal.data.splits import SplitConfig
-from comodal.errors import ConfigError, message, nearest
+from comodal.errors import ConfigError, message, nearest, short
 from comodal.method import Method, MethodConfig, Problem
 from comodal.methods import load_method
 from comodal.modality import Modality, Target
@@ -43,7 +43,7 @@ class DataConfig(_Section):
         "auto", description="per modality: zscore, zscore-nonzero, ct, unit, none"
     )
     resize: tuple[int, ...] | None = Field(None, description="pictures are resized to this many pixels; null crops or pads")
-    augment: Literal["nnunet", "none"] = "nnunet"
+    augment: Literal["nnunet", "none"] = Field("nnunet", description="nnU-Net's list of augmentations, or none")
     draws_per_case: int = Field(8, ge=1, description="patches or slices drawn from each case in an epoch")
     cache: str | None = Field(None, description="folder of preprocessed arrays; null is the run's own folder")
 
@@ -55,10 +55,10 @@ class DataConfig(_Section):
 class TrainingConfig(_Section):
     """How the loop runs, whatever the method."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of weights, draws, augmentation and dropout")
     batch_size: int = Field(4, ge=1, description="cases or patches per step, over all processes together")
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="bf16-mixed is faster on GPUs and newer CPUs")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     devices: int = Field(1, ge=1, description="processes (DDP where more than one)")
     threads: int | None = Field(None, ge=1, description="torch threads; null leaves torch's own choice")
     clip: float | None = Field(12.0, gt=0, description="largest gradient norm, 12 as in nnU-Net; null does not clip")
@@ -126,12 +126,14 @@ def validated(model: type[M], values: Any, where: str) -> M:
 def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str:
     path = [str(part) for part in item["loc"]]
     owner = ".".join([where, *path])
-    got = repr(item.get("input"))[:80]
+    got = short(item.get("input"))
     if item["type"] == "extra_forbidden":
         fields = _fields(model, path[:-1])
         return message(owner, "be a known key", repr(path[-1]), do=nearest(path[-1], fields))
     if item["type"] == "missing":
         return message(owner, "be given", "nothing", do=f"Add the key {path[-1]}")
+    if item["type"] in ("model_type", "dict_type"):
+        return message(owner, "be a mapping of keys", got, do=f"Correct {owner}")
     rule = str(item["msg"]).lower().removeprefix("input should ").removeprefix("value error, ")
     return message(owner, rule, got, do=f"Correct {owner}")
 
@@ -197,6 +199,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(
             message("config", "be a mapping of keys", type(values).__name__, file=str(path), do="Start from comodal init")
         )
+    values = {key: value for key, value in values.items() if value is not None}  # an empty section has its defaults
     config = validated(RunConfig, apply_overrides(values, overrides), "config")
     cohort = Path(config.cohort)
     absolute = cohort if cohort.is_absolute() else path.resolve().parent / cohort

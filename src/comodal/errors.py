@@ -7,6 +7,7 @@ Every message follows one form: `<owner>.<argument> must be <rule>; got <value> 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -88,3 +89,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, words, n=2, cutoff=0.6)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}Known: {', '.join(words) if words else '(none)'}"
+
+
+def short(value: object, most: int = 80) -> str:
+    """A value as a few words, however long or deep it is: a file of 1 kB can describe one that would fill the memory.
+
+    Args:
+        value: What was read.
+        most: Characters.
+
+    Returns:
+        Its `repr`, cut.
+
+    >>> short([[1, 2], "x" * 100], 20)
+    "[[1, 2], 'xxxxxxxxxx"
+    """
+    words = reprlib.Repr()
+    words.maxlevel, words.maxstring, words.maxother = 3, 2 * most, 2 * most
+    return words.repr(value)[:most]

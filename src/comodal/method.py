@@ -242,10 +242,10 @@ class MethodConfig(BaseModel):
 class OneStageConfig(MethodConfig):
     """Settings that every method trained in one stage has. Rates suit short trainings; a paper's own go into the subclass."""
 
-    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
+    optimiser: Literal["adam", "adamw", "sgd"] = Field("adamw", description="AdamW learns within minutes; sgd is nnU-Net's own")
     rate: float = Field(1e-3, gt=0, description="highest learning rate")
-    weight_decay: float = Field(3e-5, ge=0)
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    weight_decay: float = Field(3e-5, ge=0, description="as in nnU-Net")
+    schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="falls as (1 - t)^0.9, as in nnU-Net")
     warmup: float = Field(0.0, ge=0, lt=1, description="fraction of the steps over which the rate climbs")
     steps: int = Field(2000, ge=1, description="optimiser steps")
     patience: int | None = Field(None, ge=1, description="validations without a gain before stopping; null never stops early")

@@ -34,7 +34,7 @@ from comodal.data.atomic import replacing
 from comodal.data.cohort import Cohort
 from comodal.data.preprocessing import Fitted, Preparer
 from comodal.data.text import Tokenizer
-from comodal.errors import ConfigError, RunError, message
+from comodal.errors import ConfigError, RunError, message, short
 from comodal.evaluation.results import Results
 from comodal.method import Method, Problem
 
@@ -161,7 +161,7 @@ class Run:
         splits = read_json(path / "splits.json", "splits.json")
         if not isinstance(splits, dict) or not all(_is_ids(ids) for ids in splits.values()):
             do = "Copy the run folder again, whole"
-            got = repr(splits)[:80]
+            got = short(splits)
             raise RunError(message("splits.json", "map split names to lists of case ids", got, file=str(path), do=do))
         try:
             fitted = validated(Fitted, read_json(path / "preprocessing.json", "preprocessing.json"), "preprocessing.json")

@@ -77,7 +77,7 @@ class Multiplies(Sound):
     """Masks by multiplication: 0 * NaN is NaN."""
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        found = {}
+        found: dict[str, Features] = {}
         for name in batch.modalities:
             value = batch.inputs[name]
             assert isinstance(value, Tensor)
@@ -229,11 +229,11 @@ class SupportsNothingness(Sound):
 
 
 class IsNotANumber(Sound):
-    """Divides by the number of rows that have everything, which may be none."""
+    """Divides by the number of rows that lack an image, which may be none."""
 
     def losses(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         terms = super().losses(batch, stage)
-        return {**terms, "balance": 0 * terms["seg"] / batch.present.all(dim=1).sum() * batch.present[:, 0].all().logical_not()}
+        return {**terms, "balance": 0 * terms["seg"] / (~batch.present).sum()}
 
 
 class IsNotAScalar(Sound):
@@ -255,7 +255,8 @@ class EncodesTogether(Sound):
     """Lets the encoding of one image depend on which others there are."""
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        return {n: f * len(features) for n, f in (features := super().encode(batch)).items() if isinstance(f, Tensor)}
+        found = super().encode(batch)
+        return {n: f * len(found) for n, f in found.items() if isinstance(f, Tensor)}
 
 
 class TrustsAbsentFeatures(Sound):
@@ -263,6 +264,19 @@ class TrustsAbsentFeatures(Sound):
 
     def logits(self, features: Mapping[str, Features], present: Tensor) -> Tensor:
         total = torch.stack([f for f in features.values() if isinstance(f, Tensor)]).sum(dim=0)
+        logits: Tensor = self.head(self.norm(total))
+        return logits
+
+
+class MultipliesFeatures(Sound):
+    """Selects features by multiplication: right for those that it made itself, wrong for what a cache leaves unspecified."""
+
+    def logits(self, features: Mapping[str, Features], present: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for column, name in enumerate(self.problem.names):
+            value = features.get(name)
+            if isinstance(value, Tensor):
+                total = total + value * present[:, column, None, None, None]
         logits: Tensor = self.head(self.norm(total))
         return logits
 

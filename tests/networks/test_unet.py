@@ -51,9 +51,16 @@ def test_a_patch_that_cannot_be_halved_is_refused_with_what_would_do(patch: tupl
     with pytest.raises(ConfigError) as caught:
         EarlyFusionUNet(problem(patch), kind="residual", width=2, levels=levels)
     assert str(caught.value) == (
-        f"data.patch must have sides divisible by {step} and of at least {2 * step} for a U-Net of {levels} levels; got {patch}. "
-        "Change data.patch or lower method.levels."
+        f"data.patch must have sides divisible by {step} and of at least {2 * step} for a U-Net of {levels} levels; "
+        f"got {patch}. Change data.patch or lower method.levels."
     )
+
+
+def test_nnunet_has_at_least_three_levels() -> None:
+    with pytest.raises(
+        ConfigError, match=r"method.levels must be at least 3 for nnU-Net's network; got 2. Raise method.levels"
+    ):
+        EarlyFusionUNet(problem((8, 8)), kind="nnunet", width=2, levels=2)
 
 
 def test_images_are_concatenated_in_canonical_order_and_an_absent_one_is_zero() -> None:

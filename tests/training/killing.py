@@ -1,8 +1,10 @@
 """Run as a script: trains in a child process that is killed again and again, resumes it, and says how often it was killed.
 
-    python killing.py CONFIG OUT SEED "timed" | "counted"
+    python -m tests.training.killing '[[FOLDER, SEED, "timed" or "counted"], ...]'
 
-timed: `kill -9` from outside after random times. counted: attempt k kills itself at its k-th replacement of a file, just before
+FOLDER/config.yaml is trained into FOLDER/whole without a disturbance, and into FOLDER/killed with many.
+
+timed: `kill -9` from outside after random numbers of steps and milliseconds. counted: attempt k kills itself at its k-th replacement of a file, just before
 it (odd k) or just after (even k), so that the making of the run folder and each part of a checkpoint are hit. Libraries are
 imported once, before forking.
 """
@@ -64,28 +66,39 @@ def die_at(count: int) -> None:
     os.replace = counting  # type: ignore[assignment]
 
 
-def main(config: Path, out: Path, seed: int, how: str) -> dict[str, object]:
-    settings = load_config(config)
-    began = time.monotonic()
-    whole = end_of(fork(lambda: train_run(settings, out / "whole")))
-    seconds = time.monotonic() - began
-    rng, kills, ends = random.Random(seed), 0, []
+def kill_after(lines: int, child: int, log: Path, seconds: float) -> None:
+    """Kills a child once it has logged so many lines more, and a moment later; not where it ends before."""
+    start = count_lines(log)
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if count_lines(log) >= start + lines:
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+            return
+        time.sleep(0.001)
+
+
+def count_lines(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.is_file() else 0
+
+
+def main(folder: Path, seed: int, how: str) -> dict[str, object]:
+    settings, killed = load_config(folder / "config.yaml"), folder / "killed"
+    whole = end_of(fork(lambda: train_run(settings, folder / "whole")))
+    rng, ends = random.Random(seed), []
     for attempt in range(1, ATTEMPTS):
         if how == "counted":
-            child = fork(lambda count=attempt: (die_at(count), train_run(settings, out / "killed", resume=True)))  # type: ignore[misc]
+            child = fork(lambda count=attempt: (die_at(count), train_run(settings, killed, resume=True)))  # type: ignore[misc]
         else:
-            child = fork(lambda: train_run(settings, out / "killed", resume=True))
-            time.sleep(rng.uniform(0.1, 0.4) * seconds)
-            os.kill(child, signal.SIGKILL)
+            child = fork(lambda: train_run(settings, killed, resume=True))
+            kill_after(rng.randrange(5, 25), child, killed / "metrics.jsonl", rng.uniform(0, 0.02))
         ends.append(end_of(child))
-        kills += ends[-1] == -signal.SIGKILL
-        if (out / "killed" / "weights.safetensors").is_file() or ends[-1] > 0:
+        if (killed / "weights.safetensors").is_file() or ends[-1] > 0:
             break
-    return {"whole": whole, "kills": kills, "ends": ends}
+    return {"whole": whole, "kills": ends.count(-signal.SIGKILL), "ends": ends}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     prepare_presets("nnunet")
     register("tests.training.fakes")
-    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
+    sys.stdout.write(json.dumps([main(Path(folder), seed, how) for folder, seed, how in json.loads(sys.argv[1])]) + "\n")

@@ -23,17 +23,30 @@ from tests.training.fakes import config_for, register, values_for, write_config
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def kill(cohort: Path, out: Path, name: str, *, how: str, seed: int = 0, **more: Any) -> dict[str, Any]:
-    """What `killing.py` says of a training that it kills; RUN/whole was left alone, RUN/killed was not."""
-    config = write_config(out / "config.yaml", values_for(cohort, name, **more))
-    words = [sys.executable, "-m", "tests.training.killing", str(config), str(out), str(seed), how]
+JOBS: dict[tuple[str, str], dict[str, Any]] = {
+    ("unet", "timed"): {"steps": 80, "training": {"validations": 5, "checkpoint_steps": 4}},
+    ("moddrop", "timed"): {"steps": 80, "training": {"validations": 5, "checkpoint_steps": 4}},
+    ("two-stage", "timed"): {"method": {"first": 40, "second": 40}, "training": {"checkpoint_steps": 4}},
+    ("moddrop", "counted"): {"steps": 9},
+    ("two-stage", "counted"): {},
+}
+
+
+@pytest.fixture(scope="module")
+def killed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[Path, dict[str, Any]]]:
+    """{method, way: (folder, what `killing.py` says)}; folder/whole was left alone, folder/killed was not."""
+    folders = {job: tmp_path_factory.mktemp("-".join(job)) for job in JOBS}
+    for (name, how), folder in folders.items():
+        write_config(folder / "config.yaml", values_for(cohort, name, **JOBS[name, how]))
+    jobs = [[str(folder), seed, how] for seed, ((_, how), folder) in enumerate(folders.items())]
+    words = [sys.executable, "-m", "tests.training.killing", json.dumps(jobs)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=240)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert found["whole"] == 0, done.stderr
-    return found
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(item["whole"] == 0 for item in found), done.stderr
+    return {job: (folders[job], item) for job, item in zip(folders, found, strict=True)}
 
 
 def same(out: Path) -> None:
@@ -46,19 +59,18 @@ def same(out: Path) -> None:
     assert not list((out / "killed").glob(".*.partial"))
 
 
-@pytest.mark.parametrize(("name", "seed"), [("unet", 1), ("moddrop", 2)])
-def test_killed_at_random_times(cohort: Path, tmp_path: Path, name: str, seed: int) -> None:
-    found = kill(cohort, tmp_path, name, how="timed", seed=seed, steps=150, training={"validations": 8, "checkpoint_steps": 5})
-    assert found["kills"] >= 3 and max(found["ends"]) <= 0
-    same(tmp_path)
+@pytest.mark.parametrize("name", ["unet", "moddrop", "two-stage"])
+def test_killed_at_random_moments(killed: dict[tuple[str, str], tuple[Path, dict[str, Any]]], name: str) -> None:
+    folder, found = killed[name, "timed"]
+    assert found["kills"] >= 3 and found["ends"][-1] == 0
+    same(folder)
 
 
 @pytest.mark.parametrize("name", ["moddrop", "two-stage"])
-def test_killed_at_every_kind_of_file_operation(cohort: Path, tmp_path: Path, name: str) -> None:
-    # six replacements make the run folder, and each checkpoint has four
-    found = kill(cohort, tmp_path, name, how="counted", steps=9)
+def test_killed_at_every_kind_of_file_operation(killed: dict[tuple[str, str], tuple[Path, dict[str, Any]]], name: str) -> None:
+    folder, found = killed[name, "counted"]  # six replacements make the run folder, and each checkpoint has four
     assert found["kills"] >= 8 and found["ends"][-1] == 0
-    same(tmp_path)
+    same(folder)
 
 
 class Stop(Exception):

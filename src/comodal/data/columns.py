@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from comodal.errors import ConfigError, DataError, message, nearest
+from comodal.errors import ConfigError, DataError, message, nearest, short
 from comodal.modality import Kind, Modality, Target, TargetKind
 
 RESERVED = ("subject", "session", "group", "site", "split")
@@ -149,7 +149,7 @@ def read_meta(path: Path) -> CohortMeta:
         else:
             known = {"extra_forbidden": "be one of the keys of cohorts", "missing": "be there"}
             rule = known.get(first["type"], re.sub("^(Input|List) should ", "", first["msg"]))
-            got = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
+            got = "nothing" if first["type"] == "missing" else short(first["input"])
         raise ConfigError(message(where, rule, got, do=do, file=str(path))) from None
 
 

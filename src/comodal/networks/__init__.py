@@ -1,1 +1,1 @@
-"""Encoders, decoders and fusion that two or more methods use unchanged. MONAI's and transformers' networks are not rewritten."""
+"""Encoders, decoders and fusion that two or more methods use unchanged. MONAI's networks are used, not rewritten."""

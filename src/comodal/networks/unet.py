@@ -38,7 +38,7 @@ def build_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kind: 
     down = [2] * (levels - 1)
     if kind == "residual":
         # MONAI's UNet would normalise a map of `out_channels` channels just before its last convolution; with one region that
-        # stretches the noise of an empty slice to a tumour, and training hardly starts. Hence features out, and a head of our own.
+        # stretches the noise of an empty slice to a tumour, and training hardly starts. Hence features out, and an own head.
         body = UNet(spatial_dims, in_channels, width, channels=filters, strides=down, num_res_units=2)
         head = (nn.Conv2d if spatial_dims == 2 else nn.Conv3d)(width, out_channels, kernel_size=1)
         return nn.Sequential(OrderedDict(body=body, head=head))
@@ -56,7 +56,7 @@ def build_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kind: 
 
 
 class EarlyFusionUNet(nn.Module):
-    """One U-Net on all images, concatenated along the channels in canonical order; an absent one is its mean, zero after z-scoring.
+    """One U-Net on all images, concatenated along the channels in canonical order; an absent one is zero, its mean.
 
     This is the "Mean" baseline of Havaei et al. (2016), HeMIS, Section 3.
 
@@ -65,11 +65,14 @@ class EarlyFusionUNet(nn.Module):
         kind, width, levels: See `build_unet`.
 
     Raises:
-        ConfigError: The patch is not divisible by 2^(levels - 1).
+        ConfigError: The patch is not divisible by 2^(levels - 1), or nnU-Net's network is asked for with two levels.
     """
 
     def __init__(self, problem: Problem, *, kind: UNetKind, width: int, levels: int) -> None:
         super().__init__()
+        if kind == "nnunet" and levels < 3:  # MONAI's DynUNet
+            do = "Raise method.levels, or set method.network to residual"
+            raise ConfigError(message("method.levels", "be at least 3 for nnU-Net's network", levels, do=do))
         step = 2 ** (levels - 1)
         if any(side % step or side < 2 * step for side in problem.patch):
             raise ConfigError(
