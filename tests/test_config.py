@@ -16,7 +16,11 @@ from comodal.errors import ConfigError
 from comodal.method import OneStageConfig
 from comodal.methods.unet import UNet, UNetConfig
 
-PLAIN = {"cohort": "cohort.csv", "method": {"name": "unet", "width": 4, "levels": 2}, "data": {"spatial_dims": 2, "patch": [8, 8]}}
+PLAIN = {
+    "cohort": "cohort.csv",
+    "method": {"name": "unet", "width": 4, "levels": 2},
+    "data": {"spatial_dims": 2, "patch": [8, 8]},
+}
 
 
 def written(path: Path, values: Any) -> Path:
@@ -27,7 +31,9 @@ def written(path: Path, values: Any) -> Path:
 def cohort(*modalities: ModalitySpec) -> Cohort:
     specs = list(modalities) or [ModalitySpec(name="flair"), ModalitySpec(name="t1")]
     seg = TargetSpec(name="seg", kind="regions", classes=["WT"], codes=[[1]], paint=[1])
-    meta = CohortMeta(layout="csv", root=".", modalities=specs, targets=[seg, TargetSpec(name="grade", kind="class", classes=["a", "b"])])
+    meta = CohortMeta(
+        layout="csv", root=".", modalities=specs, targets=[seg, TargetSpec(name="grade", kind="class", classes=["a", "b"])]
+    )
     return Cohort.build(meta, [Case.build("1", cells={specs[0].name: "x.nii"})], Path())
 
 
@@ -65,19 +71,38 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     [
         (
             {"trainning": {}},
-            "config.trainning must be a known key; got 'trainning'. Did you mean training? Known: cohort, data, method, splits, training.",
+            "config.trainning must be a known key; got 'trainning'. Did you mean training? Known: cohort, data, method,",
         ),
-        ({"training": {"sed": 1}}, "config.training.sed must be a known key; got 'sed'. Did you mean seed? Known: batch_size, checkpoint"),
-        ({"training": {"seed": -1}}, "config.training.seed must be greater than or equal to 0; got -1. Correct config.training.seed."),
+        (
+            {"training": {"sed": 1}},
+            "config.training.sed must be a known key; got 'sed'. Did you mean seed? Known: batch_size, checkpoint",
+        ),
+        (
+            {"training": {"seed": -1}},
+            "config.training.seed must be greater than or equal to 0; got -1. Correct config.training.seed.",
+        ),
         ({"data": {"spatial_dims": 4}}, "config.data.spatial_dims must be 2 or 3; got 4. Correct config.data.spatial_dims."),
         ({"data": "no"}, "config.data must be a mapping of keys; got 'no'. Correct config.data."),
         ({"method": 3}, "config.method must be a mapping of keys; got 3. Correct config.method."),
         ({"cohort": None}, "config.cohort must be given; got nothing. Add the key cohort."),
-        ({"method": {"name": "unett"}}, "method.name must be a known method; got 'unett'. Did you mean unet? Known: moddrop, unet."),
+        (
+            {"method": {"name": "unett"}},
+            "method.name must be a known method; got 'unett'. Did you mean unet? Known: moddrop, unet.",
+        ),
         ({"method": {}}, "method.name must be a known method; got ''. Known: moddrop, unet."),
-        ({"method": {"name": "unet", "widht": 3}}, "method.widht must be a known key; got 'widht'. Did you mean width? Known: levels, "),
+        (
+            {"method": {"name": "unet", "widht": 3}},
+            "method.widht must be a known key; got 'widht'. Did you mean width? Known: levels, ",
+        ),
         ({"method": {"name": "unet", "rate": 0}}, "method.rate must be greater than 0; got 0. Correct method.rate."),
-        ({"splits": {"fractions": [0.5, 0.1, 0.1]}}, "config.splits must fractions must be three numbers"),
+        (
+            {"splits": {"fractions": [0.5, 0.1, 0.1]}},
+            "config.splits.fractions must be three numbers that add up to 1, the first above 0; got (0.5, 0.1, 0.1). ",
+        ),
+        (
+            {"splits": {"folds": 2, "fold": 2}},
+            "config.splits.fold must be below folds (2); got 2. Correct config.splits.fold.",
+        ),
     ],
 )
 def test_a_mistake_is_said_with_key_rule_value_and_what_to_do(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
@@ -99,7 +124,10 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
         ("=3", "--set must be of the form a.b=value; got '=3'. For instance --set training.seed=3."),
         ("training.seed=[1", "--set training.seed must have a plain YAML value; got '[1'. Quote the value."),
         ("cohort.path=3", "--set cohort.path must name a key; got 'cohort'. cohort has no keys below it."),
-        ("training.seed=!!python/object/apply:os.getcwd []", "--set training.seed must have a plain YAML value; got '!!python/"),
+        (
+            "training.seed=!!python/object/apply:os.getcwd []",
+            "--set training.seed must have a plain YAML value; got '!!python/",
+        ),
     ],
 )
 def test_an_override_that_cannot_be_read_is_refused(override: str, text: str) -> None:
@@ -152,7 +180,9 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["[1, 2]", "text", "3", ""])
 def test_what_is_not_a_mapping_is_refused(tmp_path: Path, content: str) -> None:
-    with pytest.raises(ConfigError, match=r"config must be a mapping of keys; got \w+ \[file .*c.yaml\]. Start from comodal init"):
+    with pytest.raises(
+        ConfigError, match=r"config must be a mapping of keys; got \w+ \[file .*c.yaml\]. Start from comodal init"
+    ):
         load_config(written(tmp_path / "c.yaml", content))
 
 
@@ -166,7 +196,9 @@ def test_bytes_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------- problem and method
 def test_the_problem_keeps_the_order_of_the_cohort() -> None:
-    problem = build_problem(config(data={"spatial_dims": 2, "patch": [8, 8], "modalities": ["t1", "flair"], "targets": ["seg"]}), cohort())
+    problem = build_problem(
+        config(data={"spatial_dims": 2, "patch": [8, 8], "modalities": ["t1", "flair"], "targets": ["seg"]}), cohort()
+    )
     assert problem.names == ("flair", "t1")
     assert [t.name for t in problem.targets] == ["seg"]
     assert (problem.spatial_dims, problem.patch, problem.vocabulary) == (2, (8, 8), 0)
@@ -175,7 +207,10 @@ def test_the_problem_keeps_the_order_of_the_cohort() -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ({"modalities": ["flar"]}, "data.modalities must name columns of the cohort; got 'flar'. Did you mean flair? Known: flair, t1."),
+        (
+            {"modalities": ["flar"]},
+            "data.modalities must name columns of the cohort; got 'flar'. Did you mean flair? Known: flair, t1.",
+        ),
         ({"targets": ["sg"]}, "data.targets must name columns of the cohort; got 'sg'. Did you mean seg? Known: grade, seg."),
         ({"modalities": []}, "data.modalities must name at least one; got none. Known: flair, t1."),
         ({"targets": []}, "data.targets must name at least one; got none. Known: grade, seg."),
@@ -197,7 +232,9 @@ def test_the_method_is_built_for_the_problem() -> None:
 
 def test_a_method_for_another_task_is_refused() -> None:
     chosen = config(data={"spatial_dims": 2, "patch": [8, 8], "targets": ["grade"]})
-    with pytest.raises(ConfigError, match=r"method unet must be for classification; got \('segmentation',\). See comodal methods"):
+    with pytest.raises(
+        ConfigError, match=r"method unet must be for classification; got \('segmentation',\). See comodal methods"
+    ):
         build_method(chosen, build_problem(chosen, cohort()))
 
 

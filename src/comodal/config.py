@@ -1,7 +1,7 @@
 """The configuration of a run: one validated schema that data, training and the run folder share.
 
-A YAML file fills it, `--set training.seed=3` overrides the file, unknown keys are errors, and the resolved whole is written into
-the run before the first step. It lies below `run` and above everything that it configures.
+A YAML file fills it, `--set training.seed=3` overrides the file, unknown keys are errors, and the resolved whole is written
+into the run before the first step. It lies below `run` and above everything that it configures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from comodal.data.preprocessing import PreprocessingConfig
 from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, message, nearest, short
 from comodal.method import Method, MethodConfig, Problem
-from comodal.methods import load_method
+from comodal.methods import METHODS, load_method
 from comodal.modality import Modality, Target
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -134,7 +134,13 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str
         return message(owner, "be given", "nothing", do=f"Add the key {path[-1]}")
     if item["type"] in ("model_type", "dict_type"):
         return message(owner, "be a mapping of keys", got, do=f"Correct {owner}")
-    rule = str(item["msg"]).lower().removeprefix("input should ").removeprefix("value error, ")
+    if item["type"] == "value_error":  # a validator of ours: "<field> must <rule>; got <value>", or "must <rule>"
+        said = str(item["msg"]).removeprefix("Value error, ")
+        field, _, rest = said.rpartition("must ") if said.startswith("must ") else said.partition(" must ")
+        rule, _, value = (rest or said).partition("; got ")
+        owner = f"{owner}.{field}" if field else owner
+        return message(owner, rule, value or got, do=f"Correct {owner}")
+    rule = str(item["msg"]).lower().removeprefix("input should ")
     return message(owner, rule, got, do=f"Correct {owner}")
 
 
@@ -209,6 +215,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def choose(have: Sequence[T], wanted: Sequence[str] | None, what: str) -> tuple[T, ...]:
     """The items of these names in the cohort's order; an unknown name is refused with the nearest known ones."""
     names = [item.name for item in have]
+    if wanted is not None and not wanted:
+        raise ConfigError(message(what, "name at least one", "none", do=nearest("", names)))
     for name in wanted or ():
         if name not in names:
             raise ConfigError(message(what, "name columns of the cohort", repr(name), do=nearest(name, names)))
@@ -245,6 +253,9 @@ def build_method(config: RunConfig, problem: Problem) -> Method:
     Raises:
         ConfigError: The method cannot do this problem.
     """
+    tasks = METHODS[config.method_name].tasks  # asked before: a network without outputs cannot even be built
+    if problem.task not in tasks:
+        raise ConfigError(message(f"method {config.method_name}", f"be for {problem.task}", tasks, do="See comodal methods"))
     method = config.method_class()(problem, config.method_config())
     needs = method.requires
     kinds = {m.kind for m in problem.modalities}

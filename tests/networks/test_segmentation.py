@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from comodal.batch import Batch
 from comodal.modality import Target
@@ -92,6 +95,35 @@ def test_the_gradient_of_soft_dice_is_right(batch: bool) -> None:
     logits, truth = random_case(1, rows=2, dtype=torch.float64)
     leaf = logits.sigmoid().requires_grad_()
     assert torch.autograd.gradcheck(lambda p: soft_dice(p, truth, batch=batch), (leaf,))
+
+
+def _share_of_two_processes(rank: int, folder: str) -> None:
+    """One of two processes: soft Dice of its rows, and the gradient as DDP would average it."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        logits, truth = random_case(8, rows=4)
+        leaf = logits[rank * 2 : rank * 2 + 2].clone().requires_grad_()
+        value = soft_dice(leaf.sigmoid(), truth[rank * 2 : rank * 2 + 2], batch=True)
+        value.backward()
+        assert leaf.grad is not None
+        np.save(f"{folder}/{rank}.npy", np.concatenate([[value.item()], leaf.grad.numpy().ravel() / 2]))  # DDP divides by 2
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_have_the_dice_and_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    spawn(_share_of_two_processes, (str(tmp_path),), nprocs=2)
+    logits, truth = random_case(8, rows=4)
+    logits.requires_grad_()
+    whole = soft_dice(logits.sigmoid(), truth, batch=True)
+    whole.backward()
+    assert logits.grad is not None
+    found = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
+    assert [part[0] for part in found] == pytest.approx([whole.item()] * 2, abs=1e-6)
+    assert np.concatenate([part[1:] for part in found]) == pytest.approx(logits.grad.numpy().ravel(), abs=1e-7)
 
 
 # ------------------------------------------------------------------------------------------------------- probabilities

@@ -63,6 +63,12 @@ def test_nnunet_has_at_least_three_levels() -> None:
         EarlyFusionUNet(problem((8, 8)), kind="nnunet", width=2, levels=2)
 
 
+def test_a_problem_without_images_is_refused() -> None:
+    text = Problem((Modality("report", kind="text", spatial_dims=0),), (WT,), 2, (8, 8), vocabulary=8)
+    with pytest.raises(ConfigError, match=r"data.modalities must have an image for a U-Net; got \('report',\). Add an image"):
+        EarlyFusionUNet(text, kind="residual", width=2, levels=2)
+
+
 def test_images_are_concatenated_in_canonical_order_and_an_absent_one_is_zero() -> None:
     network = EarlyFusionUNet(problem((8, 8)), kind="residual", width=2, levels=2)
     seen: list[torch.Tensor] = []

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lightning_fabric.strategies.ddp
-import monai.networks.nets  # noqa: F401 - imported before the forks
+import monai.networks.nets  # noqa: F401
 import torch
 
 from comodal.config import load_config

@@ -6,10 +6,10 @@ Axis letters: see `comodal.batch`. Regions are independent (sigmoid); labels exc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
@@ -31,6 +31,27 @@ def segmentation_probabilities(logits: Tensor, targets: Sequence[Target]) -> dic
     """From (B, K of all, *spatial) to {target: (B, K, *spatial) float32 in [0, 1]}: sigmoid for regions, softmax for labels."""
     wanted = {t.name: t for t in targets}
     return {name: _probabilities(value, wanted[name]) for name, value in split_logits(logits, targets).items()}
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes. The loss of each depends on the summands of all, so gradients are summed, too.
+
+    torch has such a function twice, one deprecated and one private.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(gradients[0])
+
+
+def _summed(value: Tensor) -> Tensor:
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total
 
 
 def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: float = 1e-5) -> Tensor:
@@ -56,7 +77,7 @@ def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: floa
     if batch:
         sums = torch.stack([overlap.sum(0), volume.sum(0)])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            sums = torch.distributed.nn.functional.all_reduce(sums)
+            sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         overlap, volume = sums[0], sums[1]
     return ((2 * overlap + smooth) / (volume + smooth)).mean() if overlap.numel() else overlap.sum() + 1.0
 

@@ -65,7 +65,8 @@ class EarlyFusionUNet(nn.Module):
         kind, width, levels: See `build_unet`.
 
     Raises:
-        ConfigError: The patch is not divisible by 2^(levels - 1), or nnU-Net's network is asked for with two levels.
+        ConfigError: The patch is not divisible by 2^(levels - 1), nnU-Net's network is asked for with two levels, or there is
+            no image.
     """
 
     def __init__(self, problem: Problem, *, kind: UNetKind, width: int, levels: int) -> None:
@@ -85,6 +86,9 @@ class EarlyFusionUNet(nn.Module):
             )
         self.images = tuple(m.name for m in problem.modalities if m.kind == "image")
         channels = sum(m.channels for m in problem.modalities if m.kind == "image")
+        if not channels:
+            do = "Add an image to data.modalities, or choose another method"
+            raise ConfigError(message("data.modalities", "have an image for a U-Net", problem.names, do=do))
         classes = sum(len(t.classes) for t in problem.targets if t.is_segmentation)
         self.network = build_unet(problem.spatial_dims, channels, classes, kind=kind, width=width, levels=levels)
 

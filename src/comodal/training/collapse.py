@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from comodal.errors import TrainingFailed, message
 
 WINDOW = 20
+LEAST_FALL = 1e-3  # of the first loss: less is no learning even where there is no noise
 NAMED = 8  # cases that a message lists
 
 
@@ -44,7 +45,7 @@ class CollapseWatch:
 
         Returns:
             A warning, once, when after a quarter (or half) of the steps the mean loss of the last 20 steps is not below
-            that of the first 20 by more than two standard errors of their difference; None otherwise.
+            that of the first 20 by more than two standard errors of their difference, or 0.1 %; None otherwise.
 
         Raises:
             TrainingFailed: A term is not a finite number.
@@ -70,7 +71,8 @@ class CollapseWatch:
     def _flat(self) -> bool:
         # Compared with the noise: a loss that only wanders lies below its beginning in every second training.
         noise = math.sqrt(variance(self.first) / len(self.first) + variance(self.recent) / len(self.recent))
-        return fmean(self.first) - fmean(self.recent) <= 2 * noise
+        least = LEAST_FALL * abs(fmean(self.first))
+        return fmean(self.first) - fmean(self.recent) <= max(2 * noise, least)
 
     def missed(self, step: int, classes: Iterable[str]) -> list[str]:
         """Takes the classes that are there and were found in no validation case.

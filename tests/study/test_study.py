@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from comodal.errors import ComodalError
+from comodal.run import Run
+from comodal.study.study import StudyResult, load_study, run_study
+from comodal.training.events import Emit, Event, Progress, Said, silent
+from tests.training.fakes import values_for, write_cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def study_file(cohort: Path, **more: Any) -> Path:
+    """Two arms and two seeds, a few steps each."""
+    like = values_for(cohort)
+    config = {"width": 4, "levels": 2, "steps": 4}
+    methods = [{"name": "unet", "config": config}, {"name": "moddrop", "label": "dropped", "config": config}]
+    values: dict[str, Any] = {"cohort": cohort.name, "methods": methods, "seeds": [0, 5]}
+    values |= {key: like[key] for key in ("data", "splits", "training")}
+    file = cohort.parent / "study.yaml"
+    file.write_text(yaml.safe_dump({**values, **more}))
+    return file
+
+
+def runs_said(events: Sequence[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Said) and event.text.startswith("run ")]
+
+
+def trained(events: Sequence[Event]) -> int:
+    return sum(isinstance(event, Progress) and event.what.startswith("training") for event in events)
+
+
+class Stop(Exception):
+    """Thrown by a listener."""
+
+
+def stop_in_run(number: int) -> Emit:
+    seen: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Said) and event.text.startswith("run "):
+            seen.append(event.text)
+        if len(seen) == number and isinstance(event, Progress) and event.done == 2:
+            raise Stop
+
+    return listen
+
+
+@pytest.fixture(scope="module")
+def whole(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    return run_study(study_file(cohort), tmp_path_factory.mktemp("whole"))
+
+
+def test_every_arm_runs_with_every_seed(whole: StudyResult) -> None:
+    assert {label: [run.name for run in runs] for label, runs in whole.runs.items()} == {
+        "unet": ["unet-seed0", "unet-seed5"],
+        "dropped": ["dropped-seed0", "dropped-seed5"],
+    }
+    assert whole.reference == "unet"
+    for label, results in whole.results.items():
+        assert [found.seed for found in results] == [0, 5]
+        assert all(found.method == label and found.split == "test" and len(found.subsets) == 3 for found in results)
+    runs = [Run.load(run) for arm in whole.runs.values() for run in arm]
+    assert [run.label for run in runs] == ["unet", "unet", "moddrop", "moddrop"]
+    assert len({tuple(run.splits["test"]) for run in runs}) == 1  # seeds are of the training; the split is one
+    assert len({run.cache for run in runs}) == 1 and runs[0].cache.is_absolute()
+
+
+def test_a_study_that_was_stopped_runs_only_the_rest(cohort: Path, tmp_path: Path, whole: StudyResult) -> None:
+    file = study_file(cohort)
+    with pytest.raises(Stop):
+        run_study(file, tmp_path, emit=stop_in_run(3))
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/weights.safetensors")}
+    assert len(finished) == 2
+    events: list[Event] = []
+    again = run_study(file, tmp_path, emit=events.append)
+    assert runs_said(events) == [
+        f"run {n} of 4: {name}" for n, name in enumerate(["unet-seed0", "unet-seed5", "dropped-seed0", "dropped-seed5"], start=1)
+    ]
+    assert 4 < trained(events) <= 2 * 4  # the third goes on, the fourth is new
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    for label, runs in again.runs.items():
+        for one, two in zip(runs, whole.runs[label], strict=True):
+            assert (one / "weights.safetensors").read_bytes() == (two / "weights.safetensors").read_bytes()
+    assert again.results == whole.results
+    events.clear()
+    assert run_study(file, tmp_path, emit=events.append).results == whole.results
+    assert trained(events) == 0 and not [event for event in events if isinstance(event, Said) and event.level == "warning"]
+
+
+def test_a_changed_study_says_which_runs_are_of_the_old_one(cohort: Path, whole: StudyResult) -> None:
+    events: list[Event] = []
+    training = {**values_for(cohort)["training"], "clip": 1.0}
+    run_study(study_file(cohort, training=training), whole.out, emit=events.append)
+    texts = [event.text for event in events if isinstance(event, Said) and event.level == "warning"]
+    assert texts[0] == "unet-seed0 was run with another configuration and is kept. Delete the folder to run it anew."
+    assert len(texts) == 4 and trained(events) == 0
+
+
+def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
+    splits = {"folds": 2, "fractions": [0.6, 0.2, 0.2]}
+    one = [{"name": "unet", "config": {"width": 4, "levels": 2, "steps": 1}}]
+    found = run_study(study_file(cohort, methods=one, seeds=[0], folds=[0, 1], splits=splits), tmp_path)
+    runs = [Run.load(run) for run in found.runs["unet"]]
+    assert [run.path.name for run in runs] == ["unet-seed0-fold0", "unet-seed0-fold1"]
+    assert sorted(i for run in runs for i in run.splits["test"]) == [f"p{k}" for k in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"methods": [{"name": "unet"}, {"name": "unet"}]}, "study.methods must have distinct labels; got unet. Give each arm"),
+        ({"methods": [{"name": "unet", "label": "a/b"}]}, "study.methods.label must be letters, digits, '-', '_' or '.'; got 'a/b'"),
+        ({"methods": [{"name": "unet", "label": ".."}]}, "study.methods.label must be letters"),
+        ({"methods": [{"name": "uent"}]}, "method.name must be a known method; got 'uent'. Did you mean unet?"),
+        ({"methods": [{"name": "unet", "config": {"widht": 4}}]}, "method.widht must be a known key; got 'widht'. Did you mean width?"),
+        ({"methods": [{"name": "unet", "training": {"sed": 4}}]}, "study arm unet.training.sed must be a known key"),
+        ({"methods": [{"name": "unet", "config": {"levels": 6}}]}, "data.patch must have sides divisible by 32"),
+        ({"methods": []}, "study.methods must"),
+        ({"sedes": [0]}, "study.sedes must be a known key; got 'sedes'. Did you mean seeds?"),
+        ({"seeds": [0, 1, 0]}, "study.seeds must differ from each other; got [0, 1, 0]. Write each number once."),
+        ({"reference": "moddrop"}, "study.reference must be a label; got 'moddrop'."),
+        ({"folds": [0, 1]}, "study.folds must go with splits.folds, the number of parts; got [0, 1]. Set splits.folds"),
+        ({"split": "tset"}, "study.split must be"),
+        ({"data": {"modalities": ["c"]}}, "data.modalities must name columns of the cohort; got 'c'."),
+        ({"cohort": "none.csv"}, "cohort"),
+        ({"training": {"devices": 2}}, "study.training.devices must be 1, since a study runs in one process"),
+    ],
+)
+def test_every_mistake_is_said_before_the_first_training(cohort: Path, tmp_path: Path, more: dict[str, Any], text: str) -> None:
+    with pytest.raises(ComodalError) as caught:
+        run_study(study_file(cohort, **more), tmp_path / "out", emit=silent)
+    assert str(caught.value).startswith(text), str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_are_relative_to_the_file_of_the_study(cohort: Path) -> None:
+    assert load_study(study_file(cohort)).cohort == str(cohort)

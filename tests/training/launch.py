@@ -1,0 +1,12 @@
+"""`python tests/training/launch.py ...` is `comodal ...` with the method of two stages of the tests."""
+
+from __future__ import annotations
+
+import sys
+
+from comodal.cli.main import main
+from tests.training.fakes import register
+
+if __name__ == "__main__":
+    register("tests.training.fakes")
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""`comodal init`: chosen from the headers and the pace of this machine, explained, and read back as a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from comodal.api import init
+from comodal.config import build_method, build_problem, load_config
+from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
+from comodal.errors import ConfigError, DataError
+from comodal.training import plan as planning
+from comodal.training.plan import look, plan
+from tests.training.fakes import SEG
+
+
+@pytest.fixture(autouse=True)
+def known_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU that makes a step in half a second."""
+    monkeypatch.setattr(planning, "seconds_per_step", lambda *_, **__: 0.5)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def cohort_of(folder: Path, specs: Sequence[ModalitySpec], cells: Sequence[dict[str, str]], target: TargetSpec = SEG) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = CohortMeta(layout="csv", root=str(folder), modalities=list(specs), targets=[target])
+    cases = [Case.build(f"p{number}", cells=row) for number, row in enumerate(cells)]
+    return Cohort.build(meta, cases, folder).save(folder / "cohort.csv")
+
+
+def volumes(folder: Path, shape: tuple[int, int, int], spacings: Sequence[tuple[float, float, float]]) -> Path:
+    folder.mkdir(parents=True)
+    for number, spacing in enumerate(spacings):
+        nib.save(nib.Nifti1Image(np.ones(shape, dtype=np.uint8), np.diag([*spacing, 1.0])), folder / f"{number}.nii.gz")
+    rows = [{"t1": f"{number}.nii.gz", "seg": f"{number}.nii.gz"} for number in range(len(spacings))]
+    return cohort_of(folder, [ModalitySpec(name="t1")], rows)
+
+
+def pictures(folder: Path, *, slices: int | None = None, size: tuple[int, int] = (40, 30)) -> Path:
+    rows = []
+    for number in range(4):
+        places = [folder / f"{number}.png"] if slices is None else [folder / str(number) / f"{k}.tif" for k in range(slices)]
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.zeros((size[1], size[0]), dtype=np.uint8)).save(place)
+        cell = f"{number}.png" if slices is None else str(number)
+        rows.append({"t1": cell, "seg": cell})
+    files = "" if slices is None else "*.tif"
+    return cohort_of(folder, [ModalitySpec(name="t1", files=files)], rows, SEG.model_copy(update={"files": files}))
+
+
+def test_volumes_are_trained_as_volumes(tmp_path: Path) -> None:
+    config = plan("unet", volumes(tmp_path / "c", (48, 48, 31 + 1), [(2, 2, 2)] * 3)).config
+    assert config.data.spatial_dims == 3 and config.data.patch == (48, 48, 32) and config.data.spacing == "native"
+    assert config.method["levels"] == 4 and config.method["width"] == 16
+    assert config.training.batch_size == 4 and config.training.precision == "32-true"
+    assert config.splits.fractions == (0.6, 0.2, 0.2)  # of few cases, validation and test take more
+
+
+def test_a_large_volume_is_seen_coarser_on_a_cpu(tmp_path: Path) -> None:
+    made = plan("unet", volumes(tmp_path / "c", (200, 200, 200), [(1, 1, 1)]))
+    assert made.config.data.spacing == (2.0, 2.0, 2.0)  # 8 million voxels, of which 1 million are affordable
+    assert made.config.data.patch == (48, 48, 48)
+    assert "coarser by 2.0 than the files" in made.text
+
+
+def test_thick_or_few_slices_are_trained_as_slices(tmp_path: Path) -> None:
+    thick = plan("unet", volumes(tmp_path / "thick", (64, 50, 40), [(1, 1, 4)] * 2)).config
+    assert thick.data.spatial_dims == 2 and thick.data.patch == (64, 64) and thick.data.draws_per_case == 16
+    assert thick.training.batch_size == 16 and thick.method["levels"] == 5
+    few = plan("unet", volumes(tmp_path / "few", (64, 64, 20), [(1, 1, 1)] * 2))
+    assert few.config.data.spatial_dims == 2 and "few or thick slices" in few.text
+    asked = plan("unet", tmp_path / "thick" / "cohort.csv", spatial_dims=3)
+    assert asked.config.data.spatial_dims == 3
+
+
+def test_files_that_differ_get_their_median_spacing(tmp_path: Path) -> None:
+    config = plan("unet", volumes(tmp_path / "c", (40, 40, 40), [(1, 1, 1), (1, 1, 1.5), (2, 2, 2)])).config
+    assert config.data.spacing == (1.0, 1.0, 1.5)
+
+
+def test_stacks_of_slices(tmp_path: Path) -> None:
+    config = plan("moddrop", pictures(tmp_path / "c", slices=12, size=(256, 256))).config
+    assert config.data.spatial_dims == 2 and config.data.patch == (256, 256) and config.data.draws_per_case == 12
+    assert config.data.spacing == "native"  # pictures do not say how large their voxels are
+
+
+def test_pictures(tmp_path: Path) -> None:
+    config = plan("unet", pictures(tmp_path / "c")).config
+    assert config.data.spatial_dims == 2 and config.data.patch == (48, 32) and config.data.draws_per_case == 1
+
+
+def test_steps_come_from_minutes_and_pace(tmp_path: Path) -> None:
+    cohort = volumes(tmp_path / "c", (48, 48, 48), [(2, 2, 2)] * 2)
+    assert plan("unet", cohort, minutes=4).config.method["steps"] == 4 * 60 * 0.75 / 0.5
+    assert plan("unet", cohort).config.method["steps"] == 10 * 60 * 0.75 / 0.5
+    assert plan("unet", cohort, minutes=0.01).config.method["steps"] == 50  # fewer teach nothing
+    assert "about 4 minutes here, at 0.5 s a step" in plan("unet", cohort, minutes=4).text
+    with pytest.raises(ConfigError, match=r"--minutes must be above 0; got 0\. For instance --minutes 10\."):
+        plan("unet", cohort, minutes=0)
+
+
+def test_the_text_is_the_configuration_with_reasons(tmp_path: Path) -> None:
+    cohort = volumes(tmp_path / "c", (48, 48, 48), [(2, 2, 2)] * 2)
+    made = init("moddrop", cohort, out=tmp_path / "sub" / "config.yaml")
+    again = load_config(tmp_path / "sub" / "config.yaml")
+    assert Path(again.cohort).resolve() == cohort.resolve()
+    assert again.model_copy(update={"cohort": ""}) == made.config.model_copy(update={"cohort": ""})
+    assert build_method(again, build_problem(again, Cohort.load(cohort))).problem.names == ("t1",)
+    lines = made.text.splitlines()
+    assert lines[0].startswith("# Neverova, Wolf, Taylor, Nebout (2016). ModDrop")
+    reasons = {line.split(":")[0].strip(): line.partition(" # ")[2] for line in lines if " # " in line}
+    assert reasons["patch"].startswith("multiples of 8 for a network of 4 levels")
+    assert reasons["spacing"] == "all files have one spacing"
+    assert reasons["drop"] == "probability that a modality of a sample is dropped in training"
+    assert reasons["fold"] == "the fold that is the test set, from 0"
+    assert set(reasons) >= {"spatial_dims", "steps", "batch_size", "precision", "clip", "validations", "checkpoint_steps"}
+    assert yaml.safe_load(made.text)["method"]["steps"] == made.config.method["steps"]
+    with pytest.raises(ConfigError, match=r"--out must be a new file"):
+        init("moddrop", cohort, out=tmp_path / "sub" / "config.yaml")
+
+
+def test_the_pace_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    cohort = volumes(tmp_path / "c", (16, 16, 16), [(2, 2, 2)] * 2)
+    config = plan("unet", cohort, minutes=0.001, spatial_dims=2).config
+    method = build_method(config, build_problem(config, Cohort.load(cohort)))
+    assert 0 < planning.seconds_per_step(method, 2, device="cpu") < 60
+
+
+def test_a_cohort_without_an_image_to_look_at(tmp_path: Path) -> None:
+    cohort = cohort_of(tmp_path / "c", [ModalitySpec(name="t1")], [{"seg": "a.nii"}])
+    with pytest.raises(DataError, match=r"cohort must have a case with an image; got none\. Fill a modality's column\."):
+        look(Cohort.load(cohort))
+
+
+def test_a_cohort_of_vectors_has_nothing_to_look_at(tmp_path: Path) -> None:
+    target = TargetSpec(name="grade", kind="class", classes=["low", "high"])
+    cohort = cohort_of(tmp_path / "c", [ModalitySpec(name="v", kind="features", channels=3)], [{"v": "a.npy"}], target)
+    assert look(Cohort.load(cohort)) is None
