@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.training.fakes import config_for, write_cohort
 
 from comodal.errors import ConfigError, DataError
 from comodal.evaluation.results import Results
@@ -10,7 +11,6 @@ from comodal.run import Run
 from comodal.study.evaluating import cases_of, evaluate_run, finished, parse_subsets, run_folder, usable
 from comodal.training.events import Event, Progress
 from comodal.training.train import train_run
-from tests.training.fakes import config_for, write_cohort
 
 NAMES = ["flair", "t1", "t2"]
 
@@ -43,7 +43,9 @@ def test_an_unknown_name_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["", ";", " , "])
 def test_no_subset_at_all_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r'--subsets must be "all" or subsets such as "flair,t1;t2"; got .*\. Name a modality\.'):
+    with pytest.raises(
+        ConfigError, match=r'--subsets must be "all" or subsets such as "flair,t1;t2"; got .*\. Name a modality\.'
+    ):
         parse_subsets(text, NAMES)
 
 
@@ -95,3 +97,8 @@ def test_a_run_is_finished_with_weights_and_results(run: Run, tmp_path: Path) ->
     assert finished(run, "test") is not None and finished(run, "all") is None
     assert run_folder(tmp_path, "unet", 3, None) == tmp_path / "runs" / "unet-seed3"
     assert run_folder(tmp_path, "unet", 3, 1) == tmp_path / "runs" / "unet-seed3-fold1"
+
+
+def test_a_run_that_was_evaluated_in_part_is_not_finished(run: Run) -> None:
+    evaluate_run(run, subsets="a", device="cpu", examples=False)
+    assert finished(run, "test") is None  # a study evaluates it anew

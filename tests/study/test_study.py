@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.training.fakes import values_for, write_cohort
 
 from comodal.errors import ComodalError
 from comodal.run import Run
 from comodal.study.study import StudyResult, load_study, run_study
 from comodal.training.events import Emit, Event, Progress, Said, silent
-from tests.training.fakes import values_for, write_cohort
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +19,14 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cohort(tmp_path_factory.mktemp("cohort"))
 
 
-def study_file(cohort: Path, **more: Any) -> Path:
+def study_file(table: Path, **more: Any) -> Path:
     """Two arms and two seeds, a few steps each."""
-    like = values_for(cohort)
+    like = values_for(table)
     config = {"width": 4, "levels": 2, "steps": 4}
     methods = [{"name": "unet", "config": config}, {"name": "moddrop", "label": "dropped", "config": config}]
-    values: dict[str, Any] = {"cohort": cohort.name, "methods": methods, "seeds": [0, 5]}
+    values: dict[str, Any] = {"cohort": table.name, "methods": methods, "seeds": [0, 5]}
     values |= {key: like[key] for key in ("data", "splits", "training")}
-    file = cohort.parent / "study.yaml"
+    file = table.parent / "study.yaml"
     file.write_text(yaml.safe_dump({**values, **more}))
     return file
 
@@ -84,7 +84,8 @@ def test_a_study_that_was_stopped_runs_only_the_rest(cohort: Path, tmp_path: Pat
     events: list[Event] = []
     again = run_study(file, tmp_path, emit=events.append)
     assert runs_said(events) == [
-        f"run {n} of 4: {name}" for n, name in enumerate(["unet-seed0", "unet-seed5", "dropped-seed0", "dropped-seed5"], start=1)
+        f"run {n} of 4: {name}"
+        for n, name in enumerate(["unet-seed0", "unet-seed5", "dropped-seed0", "dropped-seed5"], start=1)
     ]
     assert 4 < trained(events) <= 2 * 4  # the third goes on, the fourth is new
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
@@ -119,10 +120,16 @@ def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
     ("more", "text"),
     [
         ({"methods": [{"name": "unet"}, {"name": "unet"}]}, "study.methods must have distinct labels; got unet. Give each arm"),
-        ({"methods": [{"name": "unet", "label": "a/b"}]}, "study.methods.label must be letters, digits, '-', '_' or '.'; got 'a/b'"),
+        (
+            {"methods": [{"name": "unet", "label": "a/b"}]},
+            "study.methods.label must be letters, digits, '-', '_' or '.'; got 'a/b'",
+        ),
         ({"methods": [{"name": "unet", "label": ".."}]}, "study.methods.label must be letters"),
         ({"methods": [{"name": "uent"}]}, "method.name must be a known method; got 'uent'. Did you mean unet?"),
-        ({"methods": [{"name": "unet", "config": {"widht": 4}}]}, "method.widht must be a known key; got 'widht'. Did you mean width?"),
+        (
+            {"methods": [{"name": "unet", "config": {"widht": 4}}]},
+            "method.widht must be a known key; got 'widht'. Did you mean width?",
+        ),
         ({"methods": [{"name": "unet", "training": {"sed": 4}}]}, "study arm unet.training.sed must be a known key"),
         ({"methods": [{"name": "unet", "config": {"levels": 6}}]}, "data.patch must have sides divisible by 32"),
         ({"methods": []}, "study.methods must"),
@@ -132,7 +139,7 @@ def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
         ({"folds": [0, 1]}, "study.folds must go with splits.folds, the number of parts; got [0, 1]. Set splits.folds"),
         ({"split": "tset"}, "study.split must be"),
         ({"data": {"modalities": ["c"]}}, "data.modalities must name columns of the cohort; got 'c'."),
-        ({"cohort": "none.csv"}, "cohort"),
+        ({"cohort": "none.csv"}, "table must be a readable CSV file"),
         ({"training": {"devices": 2}}, "study.training.devices must be 1, since a study runs in one process"),
     ],
 )

@@ -46,13 +46,15 @@ def write_cohort(folder: Path, cases: int = 8) -> Path:
 
 def values_for(cohort: Path, name: str = "unet", *, steps: int = 8, **more: Any) -> dict[str, Any]:
     """Plain values of a configuration: a 2-D network of 2 levels on slices of 16 x 16."""
-    method = {"name": name, **({"width": 4, "levels": 2, "steps": steps} if name in ("unet", "moddrop") else {})}
+    method: dict[str, Any] = {"name": name}
+    if name in ("unet", "moddrop"):
+        method |= {"width": 4, "levels": 2, "steps": steps}
     data = {"spatial_dims": 2, "patch": [16, 16], "draws_per_case": 2}
     training = {"batch_size": 2, "threads": 1, "device": "cpu", "validations": 2, "checkpoint_steps": 3, "overlap": 0.0}
-    values = {"cohort": str(cohort), "method": method, "data": data, "splits": {"fractions": [0.5, 0.25, 0.25]}}
+    values: dict[str, Any] = {"cohort": str(cohort), "method": method, "data": data, "splits": {"fractions": [0.5, 0.25, 0.25]}}
     values["training"] = training
-    for key, change in more.items():
-        values[key] = {**values[key], **change}
+    for section, change in more.items():
+        values[section] = {**values[section], **change}
     return values
 
 

@@ -4,13 +4,14 @@
 
 FOLDER/config.yaml is trained into FOLDER/whole without a disturbance, and into FOLDER/killed with many.
 
-timed: `kill -9` from outside after random numbers of steps and milliseconds. counted: attempt k kills itself at its k-th replacement of a file, just before
-it (odd k) or just after (even k), so that the making of the run folder and each part of a checkpoint are hit. Libraries are
-imported once, before forking.
+timed: `kill -9` from outside after random numbers of steps and milliseconds. counted: attempt k kills itself at its k-th
+replacement of a file, just before it (odd k) or just after (even k), so that the making of the run folder and each part of a
+checkpoint are hit. Libraries are imported once, before forking.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -18,18 +19,25 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import lightning_fabric.strategies.ddp
-import monai.networks.nets  # noqa: F401
 import torch
-
-from comodal.config import load_config
-from comodal.data.augmentation import prepare_presets
-from comodal.training.train import train_run
 from tests.training.fakes import register
 
+from comodal.config import RunConfig, load_config
+from comodal.data.augmentation import prepare_presets
+from comodal.training.train import train_run
+
 ATTEMPTS = 60
+# What a training imports on its way; a second for each child otherwise.
+IMPORTED = (
+    "torch._dynamo",
+    "lightning_fabric",
+    "lightning_fabric.strategies.ddp",
+    "monai.networks.nets",
+    "comodal.methods.moddrop",
+)
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -77,6 +85,11 @@ def kill_after(lines: int, child: int, log: Path, seconds: float) -> None:
         time.sleep(0.001)
 
 
+def dying(settings: RunConfig, out: Path, count: int) -> None:
+    die_at(count)
+    train_run(settings, out, resume=True)
+
+
 def count_lines(log: Path) -> int:
     return log.read_bytes().count(b"\n") if log.is_file() else 0
 
@@ -87,10 +100,10 @@ def main(folder: Path, seed: int, how: str) -> dict[str, object]:
     rng, ends = random.Random(seed), []
     for attempt in range(1, ATTEMPTS):
         if how == "counted":
-            child = fork(lambda count=attempt: (die_at(count), train_run(settings, killed, resume=True)))  # type: ignore[misc]
+            child = fork(partial(dying, settings, killed, attempt))
         else:
             child = fork(lambda: train_run(settings, killed, resume=True))
-            kill_after(rng.randrange(5, 25), child, killed / "metrics.jsonl", rng.uniform(0, 0.02))
+            kill_after(rng.randrange(4, 9), child, killed / "metrics.jsonl", rng.uniform(0, 0.01))
         ends.append(end_of(child))
         if (killed / "weights.safetensors").is_file() or ends[-1] > 0:
             break
@@ -99,6 +112,8 @@ def main(folder: Path, seed: int, how: str) -> dict[str, object]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    for module in IMPORTED:
+        importlib.import_module(module)
     prepare_presets("nnunet")
     register("tests.training.fakes")
     sys.stdout.write(json.dumps([main(Path(folder), seed, how) for folder, seed, how in json.loads(sys.argv[1])]) + "\n")

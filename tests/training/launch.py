@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from comodal.cli.main import main
 from tests.training.fakes import register
+
+from comodal.cli.main import main
 
 if __name__ == "__main__":
     register("tests.training.fakes")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from tests.training.fakes import TwoStage, TwoStageConfig, problem
 from torch import Tensor
 
 from comodal.errors import RunError
@@ -18,7 +19,6 @@ from comodal.run import save_weights
 from comodal.training.checkpoint import Info, load_checkpoint, restore_optimisers, restore_weights, save_checkpoint
 from comodal.training.collapse import WatchState
 from comodal.training.schedule import build_optimisers
-from tests.training.fakes import TwoStage, TwoStageConfig, problem
 
 Kind = Literal["adam", "adamw", "sgd"]
 INFO = Info(score=0.1 + 0.2, since=2, watch=WatchState(first=(1 / 3,), said=("flat 4",)), log=17, warnings=("ü",))
@@ -139,7 +139,9 @@ def test_a_kill_between_any_two_operations_leaves_a_whole_checkpoint(tmp_path: P
         assert found is not None
         steps.append(found.step)
         assert bytes_of(found.weights) == bytes_of(found.best) == (old if found.step == 1 else new)
-        save(folder, method, optimisers, 3, INFO.model_copy(update={"best": "best-0-2.safetensors"}))  # and the next one is made
+        save(
+            folder, method, optimisers, 3, INFO.model_copy(update={"best": "best-0-2.safetensors"})
+        )  # and the next one is made
         assert sorted(path.name for path in folder.iterdir()) == ["0-3", "best-0-2.safetensors", "latest.json"]
     assert steps == sorted(steps) and steps.count(1) >= 10 and steps.count(2) >= 2
 

@@ -34,9 +34,7 @@ def test_a_loss_that_falls_late_is_spoken_of_once() -> None:
 
 def test_noise_around_a_level_is_no_fall() -> None:
     """Whatever the noise: without a look at it, every second training that learns nothing would pass."""
-    noticed = [
-        len(warnings_of((1.0 + 0.1 * np.random.default_rng(seed).normal(size=200)).tolist())) > 0 for seed in range(20)
-    ]
+    noticed = [len(warnings_of((1.0 + 0.1 * np.random.default_rng(seed).normal(size=200)).tolist())) > 0 for seed in range(20)]
     assert sum(noticed) == 20
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.fakes import config_for, values_for, write_config
 
 from comodal.run import Run, read_weights
 from comodal.training.train import train_run
-from tests.training.fakes import config_for, values_for, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

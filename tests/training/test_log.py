@@ -54,5 +54,7 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
 
 def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"training\.tensorboard must have the package tensorboard; got none\. Install it with"):
+    with pytest.raises(
+        ConfigError, match=r"training\.tensorboard must have the package tensorboard; got none\. Install it with"
+    ):
         MetricsLog(tmp_path / "metrics.jsonl", tensorboard=tmp_path / "board")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tests.training.fakes import SEG
 
 from comodal.api import init
 from comodal.config import build_method, build_problem, load_config
@@ -17,7 +18,6 @@ from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSp
 from comodal.errors import ConfigError, DataError
 from comodal.training import plan as planning
 from comodal.training.plan import look, plan
-from tests.training.fakes import SEG
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +56,8 @@ def pictures(folder: Path, *, slices: int | None = None, size: tuple[int, int] =
 
 
 def test_volumes_are_trained_as_volumes(tmp_path: Path) -> None:
-    config = plan("unet", volumes(tmp_path / "c", (48, 48, 31 + 1), [(2, 2, 2)] * 3)).config
-    assert config.data.spatial_dims == 3 and config.data.patch == (48, 48, 32) and config.data.spacing == "native"
+    config = plan("unet", volumes(tmp_path / "c", (48, 48, 30), [(2, 2, 2)] * 3)).config
+    assert config.data.spatial_dims == 3 and config.data.patch == (48, 48, 32) and config.data.spacing == (2.0, 2.0, 2.0)
     assert config.method["levels"] == 4 and config.method["width"] == 16
     assert config.training.batch_size == 4 and config.training.precision == "32-true"
     assert config.splits.fractions == (0.6, 0.2, 0.2)  # of few cases, validation and test take more
@@ -74,7 +74,7 @@ def test_thick_or_few_slices_are_trained_as_slices(tmp_path: Path) -> None:
     thick = plan("unet", volumes(tmp_path / "thick", (64, 50, 40), [(1, 1, 4)] * 2)).config
     assert thick.data.spatial_dims == 2 and thick.data.patch == (64, 64) and thick.data.draws_per_case == 16
     assert thick.training.batch_size == 16 and thick.method["levels"] == 5
-    few = plan("unet", volumes(tmp_path / "few", (64, 64, 20), [(1, 1, 1)] * 2))
+    few = plan("unet", volumes(tmp_path / "few", (64, 64, 15), [(1, 1, 1)] * 2))
     assert few.config.data.spatial_dims == 2 and "few or thick slices" in few.text
     asked = plan("unet", tmp_path / "thick" / "cohort.csv", spatial_dims=3)
     assert asked.config.data.spatial_dims == 3
@@ -117,7 +117,7 @@ def test_the_text_is_the_configuration_with_reasons(tmp_path: Path) -> None:
     assert lines[0].startswith("# Neverova, Wolf, Taylor, Nebout (2016). ModDrop")
     reasons = {line.split(":")[0].strip(): line.partition(" # ")[2] for line in lines if " # " in line}
     assert reasons["patch"].startswith("multiples of 8 for a network of 4 levels")
-    assert reasons["spacing"] == "all files have one spacing"
+    assert reasons["spacing"] == "mm: that of all files; other files are brought to it"
     assert reasons["drop"] == "probability that a modality of a sample is dropped in training"
     assert reasons["fold"] == "the fold that is the test set, from 0"
     assert set(reasons) >= {"spatial_dims", "steps", "batch_size", "precision", "clip", "validations", "checkpoint_steps"}

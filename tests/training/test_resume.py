@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.fakes import config_for, register, values_for, write_config
 
 from comodal.config import load_config
 from comodal.errors import ConfigError, RunError
@@ -18,16 +19,15 @@ from comodal.run import Run
 from comodal.training.checkpoint import load_checkpoint
 from comodal.training.events import Event, Progress, Said
 from comodal.training.train import train_run
-from tests.training.fakes import config_for, register, values_for, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 JOBS: dict[tuple[str, str], dict[str, Any]] = {
-    ("unet", "timed"): {"steps": 80, "training": {"validations": 5, "checkpoint_steps": 4}},
-    ("moddrop", "timed"): {"steps": 80, "training": {"validations": 5, "checkpoint_steps": 4}},
-    ("two-stage", "timed"): {"method": {"first": 40, "second": 40}, "training": {"checkpoint_steps": 4}},
-    ("moddrop", "counted"): {"steps": 9},
+    ("unet", "timed"): {"steps": 40, "training": {"validations": 4, "checkpoint_steps": 4}},
+    ("moddrop", "timed"): {"steps": 40, "training": {"validations": 4, "checkpoint_steps": 4}},
+    ("two-stage", "timed"): {"method": {"first": 20, "second": 20}, "training": {"checkpoint_steps": 4}},
+    ("moddrop", "counted"): {"steps": 6},
     ("two-stage", "counted"): {},
 }
 
@@ -150,7 +150,9 @@ def test_weights_of_another_run_are_remembered(cohort: Path, tmp_path: Path) -> 
     train_run(long, tmp_path / "killed", resume=True)
     same(tmp_path)
     train_run(long, tmp_path / "without")
-    assert (tmp_path / "without" / "weights.safetensors").read_bytes() != (tmp_path / "whole" / "weights.safetensors").read_bytes()
+    assert (tmp_path / "without" / "weights.safetensors").read_bytes() != (
+        tmp_path / "whole" / "weights.safetensors"
+    ).read_bytes()
 
 
 def test_a_hostile_checkpoint_is_refused(cohort: Path, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 import torch
+from tests.training.fakes import TwoStage, TwoStageConfig, problem
 
 from comodal.errors import ConfigError
 from comodal.method import Optimiser, Stage
 from comodal.training.schedule import build_optimisers, rate_factor, set_rates
-from tests.training.fakes import TwoStage, TwoStageConfig, problem
 
 
 def method() -> TwoStage:
@@ -43,7 +43,9 @@ def test_no_step_is_without_a_rate(schedule: Literal["poly", "cosine", "constant
 
 def test_the_longest_prefix_steps_a_parameter() -> None:
     built = method()
-    stage = Stage("s", ("encoders", "head"), {"": Optimiser("sgd"), "encoders": Optimiser("adam"), "first": Optimiser()}, steps=1)
+    stage = Stage(
+        "s", ("encoders", "head"), {"": Optimiser("sgd"), "encoders": Optimiser("adam"), "first": Optimiser()}, steps=1
+    )
     optimisers = build_optimisers(built, stage)
     assert list(optimisers) == ["", "encoders"]  # `first` is not trained, so that nothing is left for its optimiser
     names = {id(parameter): name for name, parameter in built.named_parameters()}
@@ -62,9 +64,7 @@ def test_a_stage_that_trains_nothing_is_refused() -> None:
         build_optimisers(method(), Stage("s", ("haed",), steps=1))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
-)
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
 def test_kinds_of_optimisers(name: Literal["adam", "adamw", "sgd"], kind: type[torch.optim.Optimizer]) -> None:
     stage = Stage("s", optimisers={"": Optimiser(name, 0.02, weight_decay=0.1)}, steps=1)
     optimiser = build_optimisers(method(), stage)[""]

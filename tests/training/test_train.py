@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from tests.training.fakes import config_for, register, values_for, write_config
 
 from comodal.config import load_config
 from comodal.errors import ComodalError, ConfigError
@@ -18,7 +19,6 @@ from comodal.run import Run
 from comodal.training.events import Event, Said
 from comodal.training.train import make_fabric, make_feed, stage_cases, train_run, validation_feed
 from comodal.training.validation import Validator, missed_classes
-from tests.training.fakes import config_for, register, values_for, write_config
 
 
 def lines(run: Path, event: str) -> list[dict[str, Any]]:
@@ -59,9 +59,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(cohort: Path,
 
 def test_workers_change_no_byte(cohort: Path, tmp_path: Path) -> None:
     config_for(cohort)
-    runs = [
-        train_run(load_config(cohort.parent / "config.yaml", [f"training.workers={n}"]), tmp_path / str(n)) for n in (0, 2)
-    ]
+    runs = [train_run(load_config(cohort.parent / "config.yaml", [f"training.workers={n}"]), tmp_path / str(n)) for n in (0, 2)]
     one, two = ((run.path / "metrics.jsonl").read_bytes() for run in runs)
     assert one == two
 
@@ -93,7 +91,9 @@ def test_no_training_case_is_said_before_anything_is_made(cohort: Path, tmp_path
     rows = cohort.read_text().splitlines()
     table.write_text("\n".join([rows[0], *(row.rsplit(",", 1)[0] + "," for row in rows[1:])]) + "\n")
     table.with_suffix(".yaml").write_text(cohort.with_suffix(".yaml").read_text())
-    with pytest.raises(ConfigError, match=r"Stage train must have training cases with seg; got none\. Fill the cohort's columns"):
+    with pytest.raises(
+        ConfigError, match=r"Stage train must have training cases with seg; got none\. Fill the cohort's columns"
+    ):
         train_run(config_for(table), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -101,14 +101,18 @@ def test_no_training_case_is_said_before_anything_is_made(cohort: Path, tmp_path
 def test_a_gpu_that_is_not_there_is_refused(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     config = config_for(cohort, training={"device": "cuda"})
-    with pytest.raises(ConfigError, match=r"training\.devices must be GPUs of this machine; got 1 for 0\. Set training\.device"):
+    with pytest.raises(
+        ConfigError, match=r"training\.devices must be GPUs of this machine; got 1 for 0\. Set training\.device"
+    ):
         make_fabric(config)
 
 
 def test_torchrun_with_another_number_of_processes_is_refused(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"training\.devices must be the number of processes of torchrun; got 1\. Set .* to 2"):
+    with pytest.raises(
+        ConfigError, match=r"training\.devices must be the number of processes of torchrun; got 1\. Set .* to 2"
+    ):
         make_fabric(config_for(cohort))
 
 
@@ -160,7 +164,9 @@ def test_a_stage_on_encodings_reads_each_of_them_once_made(cohort: Path, tmp_pat
     cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage)
     preparer = run.preparer(cache=run.cache)
     files = sorted((run.cache / "encodings").iterdir())
-    have = sum(len([n for n in ("a", "b") if n in run.cohort.case(i).cells]) for i in (*run.splits["train"], *run.splits["val"]))
+    have = sum(
+        len([n for n in ("a", "b") if n in run.cohort.case(i).cells]) for i in (*run.splits["train"], *run.splits["val"])
+    )
     assert len(files) == have  # training and validation cases, each modality
     feed = make_feed(run, method, stage, preparer, cases, augment=False)
     batch = next(iter(feed.batches(0)))
@@ -170,7 +176,7 @@ def test_a_stage_on_encodings_reads_each_of_them_once_made(cohort: Path, tmp_pat
     assert {tuple(v.shape) for v in batch.inputs.values() if isinstance(v, torch.Tensor)} == {(2, 3, 16, 16)}
     assert whole.inputs["a"].shape == (1, 16, 16)  # type: ignore[union-attr]
     assert sorted((run.cache / "encodings").iterdir()) == files  # found again, not made again
-    method.encoders["a"][0].weight.data += 1.0  # type: ignore[index, union-attr, operator]
+    method.encoders["a"][0].weight.data += 1.0  # type: ignore[index, union-attr]
     list(make_feed(run, method, stage, preparer, cases, augment=False).batches(0))
     assert len(list((run.cache / "encodings").iterdir())) > len(files)  # other frozen weights, other encodings
 

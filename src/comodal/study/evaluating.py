@@ -159,8 +159,10 @@ def name_of(split: str, cohort: Cohort | None) -> str:
 
 
 def finished(run: Run, split: str) -> Results | None:
-    """The results of a run where it was trained and evaluated before."""
-    return run.results(split) if (run.path / "weights.safetensors").is_file() else None
+    """The results of a run where it was trained, and evaluated on every subset, before."""
+    known = run.results(split) if (run.path / "weights.safetensors").is_file() else None
+    whole = {frozenset(subset) for subset in all_subsets(run.problem.names)}
+    return known if known is not None and {frozenset(row.present) for row in known.subsets} == whole else None
 
 
 def run_folder(root: Path, label: str, seed: int, fold: int | None) -> Path:
