@@ -105,7 +105,7 @@ def test_the_gradient_of_an_absent_row_is_exactly_zero_even_where_it_is_nan() ->
         ids=("1", "2"),
         groups=("1", "2"),
     )
-    (batch.image("a") ** 2).sum().backward()
+    (batch.vector("a") ** 2).sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.tolist() == [[2.0, 4.0], [0.0, 0.0]]
 
@@ -134,14 +134,38 @@ def test_encodings_of_several_tensors_are_cleared_too() -> None:
     assert parts[0][0].tolist() == [0.0]
 
 
-@pytest.mark.parametrize(("ask", "got"), [("image", "Text"), ("bag", "Text"), ("text", "Tensor")])
-def test_asking_for_another_kind_says_what_is_there(ask: str, got: str) -> None:
+@pytest.mark.parametrize(
+    ("ask", "rule", "got"),
+    [
+        ("image", "a Tensor (B, C, ...)", "Text"),
+        ("bag", "a Bag", "Text"),
+        ("text", "a Text", "Tensor (1, 1)"),
+        ("image", "a Tensor (B, C, ...)", "Tensor (1, 1)"),
+        ("vector", "a Tensor (B, F)", "Tensor (1, 1, 2)"),
+        ("vector", "a Tensor (B, F)", "Text"),
+    ],
+)
+def test_asking_for_another_kind_says_what_is_there(ask: str, rule: str, got: str) -> None:
     text = Text(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool))
-    batch = small([[True, True]], inputs={"a": text, "b": torch.zeros(1, 1)})
-    with pytest.raises(
-        ConfigError, match=rf"Batch.{ask} must be asked for a \w+; got {got} \[modality .\]. Ask image\(\), text\(\)"
-    ):
-        getattr(batch, ask)("b" if got == "Tensor" else "a")
+    batch = small([[True, True, True]], inputs={"a": text, "b": torch.zeros(1, 1), "c": torch.zeros(1, 1, 2)})
+    name = {"Text": "a", "Tensor (1, 1)": "b", "Tensor (1, 1, 2)": "c"}[got]
+    with pytest.raises(ConfigError) as caught:
+        getattr(batch, ask)(name)
+    start = f"Batch.{ask} must be asked for {rule}; got {got} [modality {name}]. Ask image(), vector(), text() or bag()"
+    assert str(caught.value).startswith(start)
+
+
+def test_a_vector_is_zero_where_it_is_absent() -> None:
+    batch = small([[True, False], [True, True]])
+    batch = batch.with_inputs({**batch.inputs, "b": torch.tensor([[NAN, NAN], [3.0, 4.0]])})
+    assert batch.vector("b").tolist() == [[0.0, 0.0], [3.0, 4.0]]
+
+
+def test_encodings_are_those_of_the_modalities_that_some_row_has() -> None:
+    one, two = torch.ones(2, 3), (torch.ones(2, 3), torch.ones(2, 4, 4))
+    batch = small([[True, False, False], [True, True, False]], inputs={"a": one, "b": two, "c": torch.zeros(2, 1)})
+    found = batch.encodings()
+    assert set(found) == {"a", "b"} and found["a"] is one and found["b"] is two
 
 
 def test_keep_drop_and_restrict_only_clear_bits() -> None:
@@ -191,7 +215,7 @@ def test_an_image_that_no_sample_has_takes_the_shape_of_its_grid_or_else_the_pat
     both = collate([Sample("1", "1", {"t1": image(1)})], [T1, T2, other, AGE], patch=(9, 9))
     assert both.image("t2").shape == (1, 1, 2, 2)
     assert both.image("scan").shape == (1, 3, 2, 2)
-    assert both.image("blood").shape == (1, 3)
+    assert both.vector("blood").shape == (1, 3)
     alone = collate([Sample("1", "1", {"blood": torch.ones(3)})], [T1, AGE], patch=(4, 5))
     assert alone.image("t1").shape == (1, 1, 4, 5)  # so that a convolution can run on a batch without any image
 

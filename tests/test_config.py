@@ -204,6 +204,25 @@ def test_the_problem_keeps_the_order_of_the_cohort() -> None:
     assert (problem.spatial_dims, problem.patch, problem.vocabulary) == (2, (8, 8), 0)
 
 
+def test_a_problem_of_pictures_is_2d_whatever_the_configuration_says() -> None:
+    pictures = cohort(*[ModalitySpec(name=n, spatial_dims=2) for n in ("flair", "t1")])
+    problem = build_problem(config(data={"patch": [8, 8], "targets": ["grade"]}), pictures)
+    assert (problem.spatial_dims, problem.patch) == (2, (8, 8))
+
+
+def test_patch_spacing_and_resize_may_name_grids() -> None:
+    two = cohort(ModalitySpec(name="flair"), ModalitySpec(name="t1", spatial_dims=2, grid="picture"))
+    data = {"patch": {"grid": [8, 8, 4], "picture": [32, 16]}, "spacing": {"grid": [1, 1, 3]}, "resize": {"picture": [40, 20]}}
+    chosen = config(data={**data, "spatial_dims": 3, "targets": ["grade"]})
+    assert RunConfig.model_validate(yaml.safe_load(chosen.to_yaml())) == chosen
+    assert build_problem(chosen, two).patches == {"grid": (8, 8, 4), "picture": (32, 16)}
+    made = chosen.data.preprocessing()
+    assert (made.spacing_of("grid"), made.spacing_of("picture")) == ((1, 1, 3), "native")
+    assert (made.resize_of("grid"), made.resize_of("picture")) == (None, (40, 20))
+    only = chosen.model_copy(update={"data": chosen.data.model_copy(update={"modalities": ("flair",)})})
+    assert build_problem(only, two).patches == {"grid": (8, 8, 4)}
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [

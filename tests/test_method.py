@@ -45,6 +45,28 @@ def test_a_problem_survives_json() -> None:
     assert Problem.from_dict(json.loads(json.dumps(PROBLEM.to_dict()))) == PROBLEM
 
 
+def test_a_problem_with_several_grids_and_words_survives_json() -> None:
+    images = (Modality("mri", grid="mri"), Modality("slide", spatial_dims=2, grid="slide"), PROBLEM.modalities[1])
+    problem = Problem(images, (GRADE,), 3, (8, 8, 4), 5, {"slide": (64, 32)}, ("mass", "clear"))
+    assert Problem.from_dict(json.loads(json.dumps(problem.to_dict()))) == problem
+    assert hash(problem) == hash(Problem.from_dict(problem.to_dict()))
+    old = {key: value for key, value in PROBLEM.to_dict().items() if key not in ("patches", "words")}
+    assert Problem.from_dict(old) == PROBLEM
+
+
+def test_each_grid_has_a_patch_and_today_s_single_one_is_the_default() -> None:
+    scan, ct, slide = Modality("scan"), Modality("ct", grid="ct"), Modality("slide", spatial_dims=2, grid="slide")
+    report = Modality("report", kind="text", spatial_dims=0, grid="report")
+    problem = Problem((scan, ct, slide, report), (GRADE,), 3, (8, 8, 4), 5, {"slide": (64, 32)})
+    assert problem.patches == {"grid": (8, 8, 4), "ct": (8, 8, 4), "slide": (64, 32)} and problem.grid == "grid"
+    assert [problem.patch_of(n) for n in problem.names] == [(8, 8, 4), (8, 8, 4), (64, 32), ()]
+    assert [problem.dims_of(n) for n in ("scan", "slide")] == [3, 2]
+    first = Problem((slide, scan), (GRADE,), 3, patches={"grid": (8, 8, 4), "slide": (64, 32), "unused": (1,)})
+    assert (first.patch, first.grid, list(first.patches)) == ((64, 32), "slide", ["slide", "grid"])
+    sliced = Problem((scan, slide), (GRADE,), 2, (16, 16))
+    assert [sliced.patch_of(n) for n in sliced.names] == [(16, 16), (16, 16)]
+
+
 def test_a_problem_is_asked_by_name() -> None:
     assert PROBLEM.names == ("t1", "report")
     assert PROBLEM.modality("report").kind == "text"

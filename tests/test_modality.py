@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from comodal.modality import Modality, Target, subset_name, subsets
+from comodal.modality import Modality, Target, TargetKind, first_grid, subset_name, subsets
 
 
 def test_subsets_are_all_non_empty_ones_small_first_in_canonical_order() -> None:
@@ -51,6 +51,35 @@ def test_codes_and_paint_have_one_entry_per_class(field: str) -> None:
 def test_classes_are_distinct_and_not_empty(classes: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"Target.classes must be distinct and not empty"):
         Target("seg", "class", classes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes", "background"),
+    [
+        ("labels", (), 0),
+        ("labels", ((0,), (1,), (2,)), 0),
+        ("labels", ((1,), (0,), (2,)), 1),  # wherever it stands
+        ("labels", ((1,), (2,), (3,)), None),
+        ("labels", ((0, 5), (1,), (2,)), None),  # a structure in which a code is 0
+        ("regions", (), None),
+        ("regions", ((0,), (1,), (2,)), None),
+        ("class", (), None),
+    ],
+)
+def test_the_background_is_the_class_of_the_code_0(
+    kind: TargetKind, codes: tuple[tuple[int, ...], ...], background: int | None
+) -> None:
+    assert Target("x", kind, ("a", "b", "c"), codes).background == background
+
+
+def test_a_picture_is_seen_as_a_picture() -> None:
+    assert [Modality("x", spatial_dims=d).seen_in(n) for d in (2, 3) for n in (2, 3)] == [2, 2, 2, 3]
+
+
+def test_segmentations_lie_on_the_grid_of_the_first_image() -> None:
+    report = Modality("report", kind="text", spatial_dims=0, grid="r")
+    assert first_grid([report, Modality("ct", grid="ct"), Modality("pet", grid="pet")]) == "ct"
+    assert first_grid([report]) == ""
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("regions", True), ("labels", True), ("class", False), ("multilabel", False)])

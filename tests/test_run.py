@@ -21,7 +21,7 @@ from comodal.data.columns import ModalitySpec, TargetSpec
 from comodal.data.preprocessing import Fitted
 from comodal.data.text import Tokenizer
 from comodal.errors import ComodalError, ConfigError, DataError, RunError
-from comodal.run import Run, environment, read_json, read_weights, save_weights
+from comodal.run import Run, check_folder, environment, read_json, read_weights, save_weights
 from comodal.study.evaluating import evaluate_run
 
 SPLITS = {"train": ["1", "2"], "val": ["3"], "test": ["4"]}
@@ -96,6 +96,78 @@ def test_the_cache_is_the_folders_own_unless_configured(folder: Path) -> None:
     assert Run.load(folder).cache == folder / "cache"
     rewrite(folder, data={"spatial_dims": 2, "patch": [8, 8], "cache": "/somewhere"})
     assert Run.load(folder).cache == Path("/somewhere")
+
+
+def test_a_run_that_is_used_keeps_no_images(folder: Path, tmp_path: Path) -> None:
+    """Where its configuration says to keep them does not count: it may be somebody else's, or hostile."""
+    rewrite(folder, data={"spatial_dims": 2, "patch": [8, 8], "cache": str(tmp_path / "elsewhere")})
+    run, before = Run.load(folder), sorted(os.listdir(folder))
+    with run.cache_for() as place:
+        assert place.parent == folder and not os.listdir(place)
+        (place / "image.npy").write_bytes(b"image")
+    assert sorted(os.listdir(folder)) == before and not (tmp_path / "elsewhere").exists()
+    with pytest.raises(KeyboardInterrupt), run.cache_for() as place:
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(folder)) == before
+    with run.cache_for(tmp_path / "told") as place:
+        assert place == tmp_path / "told"
+        place.mkdir()
+    assert place.is_dir()
+
+
+def test_dropping_the_cache_leaves_configured_and_linked_folders_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.npy").touch()
+    (folder / "cache" / "ab").mkdir(parents=True)
+    rewrite(folder, data={"spatial_dims": 2, "patch": [8, 8], "cache": str(tmp_path / "mine")})
+    Run.load(folder).drop_cache()
+    assert not (folder / "cache").exists() and os.listdir(tmp_path / "mine") == ["a.npy"]
+    (folder / "cache").symlink_to(tmp_path / "mine")
+    Run.load(folder).drop_cache()
+    assert not (folder / "cache").is_symlink() and os.listdir(tmp_path / "mine") == ["a.npy"]
+
+
+# --------------------------------------------------------------------------------------------------- where a run may be made
+def test_a_run_is_made_in_no_folder_of_something_else(tmp_path: Path) -> None:
+    mine = tmp_path / "run" / "cohort.csv"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        make_run(tmp_path)
+    place = f"[file {tmp_path / 'run'}]"
+    expected = (
+        f"--out must be a new folder, an empty one or a run; got one that holds cohort.csv {place}. Choose another folder."
+    )
+    assert str(caught.value) == expected
+    assert os.listdir(mine.parent) == ["cohort.csv"] and mine.read_text() == "mine"
+    mine.unlink()
+    make_run(tmp_path)  # empty now
+    make_run(tmp_path)  # and a run now
+    check_folder(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"--out must be a folder; got a file \[file .*config.yaml\]\. Choose another name\."):
+        check_folder(tmp_path / "run" / "config.yaml")
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_a_creation_that_was_killed_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Killed at each of the six files that make a run folder, with the half-written one left behind."""
+    replace, seen = os.replace, [0]
+
+    def dies(source: str, target: str) -> None:
+        seen[0] += 1
+        if seen[0] == count:
+            Path(f"{source}.left.partial").touch()
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path, weights=False)
+    monkeypatch.setattr(os, "replace", replace)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    run = make_run(tmp_path, weights=False)
+    names = ["cohort.csv", "cohort.yaml", "config.yaml", "environment.json", "preprocessing.json", "splits.json"]
+    assert sorted(os.listdir(run.path)) == names
 
 
 def test_weights_of_all_kinds_survive(tmp_path: Path) -> None:
@@ -255,7 +327,7 @@ def test_a_yaml_tag_builds_nothing(folder: Path, file: str, tag: str) -> None:
 )
 def test_a_method_is_a_name_of_the_table_and_nothing_else_is_imported(folder: Path, name: str) -> None:
     rewrite(folder, method={"name": name})
-    with pytest.raises(ConfigError, match=r"method.name must be a known method; got .*Known: moddrop, unet"):
+    with pytest.raises(ConfigError, match=r"method.name must be a known method; got .*Known: moddrop,.* unet"):
         Run.load(folder)
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from comodal import data
 from comodal.config import load_config, validated
 from comodal.data import phantoms
-from comodal.data.cohort import Case, Cohort
+from comodal.data.cohort import Case, Cohort, ModalitySpec
+from comodal.data.columns import read_meta
 from comodal.data.integrity import CheckReport, check_cohort
-from comodal.errors import ConfigError, DataError, message, nearest
+from comodal.data.reading import read_header
+from comodal.errors import ConfigError, DataError, UserError, message, nearest
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
 from comodal.inference.writing import Written
@@ -71,10 +73,11 @@ def phantom(
         The cohort.csv.
 
     Raises:
-        ConfigError: Unknown phantom, or a value out of range.
+        ConfigError: Unknown phantom, a value out of range, or a folder with a cohort that is not this phantom's.
     """
     write, schema = phantoms.load_phantom(name)
     out = Path(out)
+    _check_phantom(out / "cohort.csv", name)
     given = {"cases": cases, "size": size, "seed": seed, "missing": missing, "rates": rates, "release": release}
     clock: list[Clock] = []
 
@@ -85,26 +88,50 @@ def phantom(
     settings = validated(schema, {k: v for k, v in given.items() if v is not None}, f"phantom {name}")
     write(out / "files", settings, on_progress=progress)
     cohort = index(phantoms.PHANTOMS[name].layout, out / "files")
-    note = f"synthetic: the {name} phantom, made by code; what a model learns on it says nothing about patients"
-    meta = cohort.meta.model_copy(update={"notes": [*cohort.meta.notes, note]})
-    return _saved(Cohort.build(meta, cohort.cases, cohort.root), out / "cohort.csv")
+    meta = cohort.meta.model_copy(update={"notes": [*cohort.meta.notes, _phantom_note(name)]})
+    made = Cohort.build(meta, cohort.cases, cohort.root)
+    if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:
+        do = "Choose another folder, or delete it to have it written anew"
+        raise ConfigError(message("--out", "hold no changed cohort", "one", file=str(out / "cohort.csv"), do=do))
+    return _saved(made, out / "cohort.csv")
 
 
-def index(layout: str, root: PathLike, out: PathLike | None = None) -> Cohort:
+def _phantom_note(name: str) -> str:
+    return f"synthetic: the {name} phantom, made by code; what a model learns on it says nothing about patients"
+
+
+def _check_phantom(csv: Path, name: str) -> None:
+    """Refuses a cohort in the place of a phantom's that is not one."""
+    there = [file for file in (csv, csv.with_suffix(".yaml")) if file.exists()]
+    if not there:
+        return
+    try:
+        own = _phantom_note(name) in read_meta(csv.with_suffix(".yaml")).notes
+    except UserError:
+        own = False
+    if not own:
+        do = "Choose another folder"
+        raise ConfigError(message("--out", f"hold no cohort but that of the {name} phantom", "one", file=str(there[0]), do=do))
+
+
+def index(layout: str, root: PathLike, out: PathLike | None = None, *, overwrite: bool = False) -> Cohort:
     """Scans a folder (or, for the layout "csv", a table) into a cohort.
 
     Args:
         layout: Key of the layouts' table.
         root: The data set's folder, or the user's own CSV.
         out: Where to write cohort.csv; its yaml stands beside it.
+        overwrite: Replace a cohort that was written there before.
 
     Returns:
         The cohort.
 
     Raises:
-        ConfigError: Unknown layout or missing folder.
+        ConfigError: Unknown layout, missing folder, or a file in the place of `out`.
         DataError: What lies there is not of this layout.
     """
+    if out is not None:
+        _check_index(Path(out), Path(root), overwrite=overwrite)
     cohort = data.index(layout, Path(root))
     if out is not None:
         _saved(cohort, Path(out))
@@ -112,14 +139,35 @@ def index(layout: str, root: PathLike, out: PathLike | None = None) -> Cohort:
     return cohort
 
 
+def _check_index(csv: Path, root: Path, *, overwrite: bool) -> None:
+    """Refuses to write over anything, and, when asked to overwrite, over anything but a cohort."""
+    files = (csv, csv.with_suffix(".yaml"))
+    if os.path.realpath(root) in map(os.path.realpath, files):
+        do = "Choose another name, for instance cohort.csv"
+        raise ConfigError(message("--out", "be another file than the table that is read", str(csv), do=do))
+    there = next((file for file in files if file.exists()), None)
+    if there is None:
+        return
+    do = "Choose another name, or add --overwrite to write the cohort anew"
+    if overwrite:
+        try:
+            read_meta(files[1])
+            return
+        except UserError:
+            do = "Choose another name; --overwrite replaces a cohort, a csv with its yaml, and nothing else"
+    raise ConfigError(message("--out", "be a new file", "one that is there", file=str(there), do=do))
+
+
 def _saved(cohort: Cohort, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return cohort.save(path)
 
 
-def check(cohort: PathLike) -> CheckReport:
+def check(cohort: PathLike, *, on_event: Emit = silent) -> CheckReport:
     """Reads every file of a cohort to its last byte; see `comodal.data.integrity`."""
-    return check_cohort(Cohort.load(Path(cohort)))
+    loaded = Cohort.load(Path(cohort))
+    clock = Clock(len(loaded))
+    return check_cohort(loaded, lambda done, total: on_event(Progress("checking", done, total, clock.left(done))))
 
 
 def init(
@@ -137,17 +185,16 @@ def init(
     Returns:
         The configuration and its commented text.
     """
-    made = plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims)
     if out is None:
-        return made
+        return plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims)
     out = Path(out)
     if out.exists():
         raise ConfigError(message("--out", "be a new file", str(out), do="Choose another name, or delete it"))
+    relative = Path(os.path.relpath(Path(cohort).resolve(), out.resolve().parent)).as_posix()
+    made = plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims, written=relative)
     out.parent.mkdir(parents=True, exist_ok=True)
-    relative = os.path.relpath(Path(cohort).resolve(), out.resolve().parent)
-    text = made.text.replace(f"cohort: {cohort}", f"cohort: {Path(relative).as_posix()}", 1)
-    out.write_text(text, encoding="utf-8")
-    return InitResult(made.config, text)
+    out.write_text(made.text, encoding="utf-8")
+    return made
 
 
 def train(
@@ -204,8 +251,10 @@ def predict(
     inputs: Mapping[str, PathLike] | None = None,
     cohort: PathLike | None = None,
     use: Sequence[str] | None = None,
+    subject: str = "prediction",
     regions: bool = False,
     probabilities: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     on_event: Emit = silent,
 ) -> list[Written]:
@@ -217,8 +266,10 @@ def predict(
         inputs: {modality: file} of one patient; or
         cohort: a cohort.csv.
         use: Only these modalities are read; None is all that are there.
+        subject: What the one patient of `inputs` is called, and so the files.
         regions: Also write each region as a map.
         probabilities: Also write probabilities.
+        overwrite: Replace earlier predictions; files of a cohort are never replaced.
         device: "auto", "cpu" or "cuda".
         on_event: Listener.
 
@@ -226,13 +277,21 @@ def predict(
         What was written, case by case.
 
     Raises:
-        ConfigError: An unknown modality.
+        ConfigError: An unknown modality, or a file in the place of a prediction.
         DataError: A file is missing or damaged, or a case has no usable modality.
     """
     loaded = _run(run)
-    source = Cohort.load(Path(cohort)) if cohort is not None else _one_patient(loaded, inputs or {})
+    source = Cohort.load(Path(cohort)) if cohort is not None else _one_patient(loaded, inputs or {}, use=use, subject=subject)
     return predict_cases(
-        loaded, source, use=use, out=Path(out), regions=regions, probabilities=probabilities, device=device, emit=on_event
+        loaded,
+        source,
+        use=use,
+        out=Path(out),
+        regions=regions,
+        probabilities=probabilities,
+        overwrite=overwrite,
+        device=device,
+        emit=on_event,
     )
 
 
@@ -240,7 +299,7 @@ def _run(run: PathLike | Run) -> Run:
     return run if isinstance(run, Run) else Run.load(Path(run))
 
 
-def _one_patient(run: Run, inputs: Mapping[str, PathLike]) -> Cohort:
+def _one_patient(run: Run, inputs: Mapping[str, PathLike], *, use: Sequence[str] | None, subject: str) -> Cohort:
     """A cohort of one case made of files anywhere on this machine."""
     names = run.problem.names
     for name in inputs:
@@ -255,7 +314,19 @@ def _one_patient(run: Run, inputs: Mapping[str, PathLike]) -> Cohort:
             raise DataError(message("--input", "name a file that exists", str(inputs[name]), modality=name, do=do))
     root = Path(os.path.commonpath([str(file.parent) for file in files.values()]))
     cells = {name: file.relative_to(root).as_posix() for name, file in files.items()}
-    return Cohort.build(run.cohort.meta, [Case.build("prediction", cells=cells)], root)
+    specs = [
+        _as_given(spec, files[spec.name], subject) if spec.name in files and (use is None or spec.name in use) else spec
+        for spec in run.cohort.meta.modalities
+    ]
+    return Cohort.build(run.cohort.meta.model_copy(update={"modalities": specs}), [Case.build(subject, cells=cells)], root)
+
+
+def _as_given(spec: ModalitySpec, file: Path, subject: str) -> ModalitySpec:
+    """How a single file is read: in the run's cohort its modality may have been one channel of a picture or of a stack."""
+    changes: dict[str, object] = {} if file.is_dir() else {"files": ""}
+    if spec.channel is not None and read_header(file, files=spec.files, subject=subject, modality=spec.name).channels == 1:
+        changes["channel"] = None
+    return spec.model_copy(update=changes)
 
 
 def report(runs: PathLike | Sequence[PathLike], *, out: PathLike, title: str | None = None) -> Path:
@@ -303,10 +374,11 @@ def demo(out: PathLike, *, on_event: Emit = silent) -> Path:
     """
     out = Path(out)
     cohort = out / "cohort.csv"
+    _check_phantom(cohort, "brain")
     if not cohort.is_file():
         on_event(Said("info", "writing a brain phantom: 40 subjects with FLAIR, T1, T1ce and T2, in the layout of BraTS 2020"))
         phantom("brain", out, cases=40, size=48, seed=0, on_event=on_event)
-    report_ = check(cohort)
+    report_ = check(cohort, on_event=on_event)
     errors = [defect for defect in report_.defects if defect.level == "error"]
     on_event(Said("info", f"checked every file to its last byte: {len(report_.defects)} remarks, {len(errors)} errors"))
     if not (out / "study.yaml").is_file():

@@ -52,6 +52,7 @@ class Bag:
 Features: TypeAlias = Tensor | tuple[Tensor, ...]
 Value: TypeAlias = Tensor | Text | Bag | tuple[Tensor, ...]
 V = TypeVar("V", Tensor, Text, Bag)
+_ASKED = {"image": "a Tensor (B, C, ...)", "vector": "a Tensor (B, F)", "text": "a Text", "bag": "a Bag"}
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,12 @@ class Batch:
         return self.present[:, self.index(modality)]
 
     def image(self, modality: str) -> Tensor:
-        """(B, C, *spatial) or (B, F): the tensor of a modality with zeros where it is absent, whatever stood there."""
+        """(B, C, *spatial): an image with zeros where it is absent, whatever stood there."""
         return self._cleared(modality, Tensor, "image")
+
+    def vector(self, modality: str) -> Tensor:
+        """(B, F): the numbers of a modality of kind "features", zeros where it is absent, whatever stood there."""
+        return self._cleared(modality, Tensor, "vector")
 
     def text(self, modality: str) -> Text:
         """The sentences of a modality; where it is absent there is no token (attention False), whatever stood there."""
@@ -211,7 +216,7 @@ class Batch:
         """The items of a modality; zeros where they are not valid, and none is valid where it is absent."""
         return self._cleared(modality, Bag, "bag")
 
-    def features(self) -> dict[str, Features]:
+    def encodings(self) -> dict[str, Features]:
         """{modality: encodings} of those that some row has, as `Method.decode` takes them; absent rows are unspecified.
 
         For stages whose inputs are encoded: what no row has was never encoded, so not even its shape is known.
@@ -222,10 +227,11 @@ class Batch:
     def _cleared(self, modality: str, kind: type[V], asked: str) -> V:
         present = self.is_present(modality)
         value = cleared(self.inputs[modality], present)
-        if not isinstance(value, kind):
-            got = type(value).__name__
-            do = "Ask image(), text() or bag() as its kind is; encodings of several tensors are in features()"
-            raise ConfigError(message(f"Batch.{asked}", f"be asked for a {kind.__name__}", got, modality=modality, do=do))
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if not isinstance(value, kind) or (shape is not None and (asked == "vector") != (len(shape) == 2)):
+            got = type(value).__name__ + ("" if shape is None else f" {shape}")
+            do = "Ask image(), vector(), text() or bag() as its kind is, or encodings() in a stage on encodings"
+            raise ConfigError(message(f"Batch.{asked}", f"be asked for {_ASKED[asked]}", got, modality=modality, do=do))
         return value
 
     def restrict(self, present: Tensor) -> Batch:
@@ -305,13 +311,16 @@ def _collate_modality(modality: Modality, values: Sequence[Value | None], shape:
     return torch.stack(rows)
 
 
-def collate(samples: Sequence[Sample], modalities: Sequence[Modality], *, patch: Sequence[int] = ()) -> Batch:
+def collate(
+    samples: Sequence[Sample], modalities: Sequence[Modality], *, patch: Sequence[int] | Mapping[str, Sequence[int]] = ()
+) -> Batch:
     """Puts samples into one batch.
 
     Args:
         samples: At least one; images of one modality must have one shape.
         modalities: All modalities of the problem, in canonical order. What a sample lacks is marked absent.
-        patch: Spatial shape of an image that no sample has, where no other image tells it.
+        patch: Spatial shape of an image that no sample has, where no other image tells it; or {grid: shape}
+            (`Problem.patches`), where grids differ.
 
     Returns:
         A `Batch`; a target that no sample has is left out, one that some have is zero and not `labelled` elsewhere.
@@ -325,7 +334,9 @@ def collate(samples: Sequence[Sample], modalities: Sequence[Modality], *, patch:
             value = sample.inputs.get(modality.name)
             if modality.kind == "image" and isinstance(value, Tensor):
                 by_grid.setdefault(modality.grid, tuple(value.shape[1:]))
-    fallback = next(iter(by_grid.values()), tuple(patch))
+    if isinstance(patch, Mapping):
+        by_grid = {grid: tuple(shape) for grid, shape in patch.items()} | by_grid
+    fallback = next(iter(by_grid.values()), () if isinstance(patch, Mapping) else tuple(patch))
     inputs = {
         m.name: _collate_modality(
             m,

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comodal.data.cohort import Cohort
-from comodal.data.preprocessing import PreprocessingConfig
+from comodal.data.normalisation import PreprocessingConfig, Spacing
 from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, message, nearest, short
 from comodal.method import Method, MethodConfig, Problem
@@ -37,14 +37,20 @@ class DataConfig(_Section):
     modalities: tuple[str, ...] | None = Field(None, description="which modalities, null for all of the cohort")
     targets: tuple[str, ...] | None = Field(None, description="which targets, null for all of the cohort")
     spatial_dims: Literal[2, 3] = Field(3, description="2 trains on slices, 3 on volumes")
-    patch: tuple[int, ...] = Field((), description="size of a training patch in voxels; empty where nothing is an image")
-    spacing: Literal["native"] | tuple[float, float, float] = Field("native", description="voxel size in mm")
+    patch: tuple[int, ...] | dict[str, tuple[int, ...]] = Field(
+        (), description="size of a training patch in voxels, or {grid: size}; empty where nothing is an image"
+    )
+    spacing: Spacing | dict[str, Spacing] = Field("native", description="voxel size in mm, or {grid: size}")
     normalise: Literal["auto"] | dict[str, str] = Field(
         "auto", description="per modality: zscore, zscore-nonzero, ct, unit, none"
     )
-    resize: tuple[int, ...] | None = Field(None, description="pictures are resized to this many pixels; null crops or pads")
+    resize: tuple[int, ...] | dict[str, tuple[int, ...]] | None = Field(
+        None, description="pictures are resized to this many pixels, or {grid: pixels}; null crops or pads"
+    )
     augment: Literal["nnunet", "none"] = Field("nnunet", description="nnU-Net's list of augmentations, or none")
     draws_per_case: int = Field(8, ge=1, description="patches or slices drawn from each case in an epoch")
+    max_sentences: int = Field(16, ge=1, description="sentences kept of a report")
+    max_tokens: int = Field(48, ge=2, description="tokens kept of a sentence, its start token included")
     cache: str | None = Field(None, description="folder of preprocessed arrays; null is the run's own folder")
 
     def preprocessing(self) -> PreprocessingConfig:
@@ -223,27 +229,41 @@ def choose(have: Sequence[T], wanted: Sequence[str] | None, what: str) -> tuple[
     return tuple(item for item in have if wanted is None or item.name in wanted)
 
 
-def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0) -> Problem:
-    """What the method is built for: the chosen modalities and targets of the cohort, at the chosen patch.
+def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, words: Sequence[str] = ()) -> Problem:
+    """What the method is built for: the chosen modalities and targets of the cohort, at the chosen patches.
+
+    Args:
+        config: Resolved.
+        cohort: Has the columns.
+        vocabulary: Number of token ids; 0 without texts.
+        words: Of the tokenizer, see `Problem.words`.
+
+    Returns:
+        The problem; its `spatial_dims` are 2 where every image is a picture.
 
     Raises:
-        ConfigError: An unknown name, a patch of the wrong length, or a method that cannot do this task.
+        ConfigError: An unknown name, a patch of the wrong length, or a grid of images without one.
     """
     data = config.data
+    chosen = choose(cohort.modalities, data.modalities, "data.modalities")
+    grids = [m.grid for m in cohort.modalities if m.kind == "image"]
+    for key in ("patch", "spacing", "resize"):
+        for name in value if isinstance(value := getattr(data, key), dict) else ():
+            if name not in grids:
+                do = nearest(name, grids)
+                raise ConfigError(message(f"data.{key}", "name grids of images of the cohort", repr(name), do=do))
+    flat = all(m.spatial_dims == 2 for m in chosen if m.kind == "image") and any(m.kind == "image" for m in chosen)
     problem = Problem(
-        modalities=choose(cohort.modalities, data.modalities, "data.modalities"),
+        modalities=chosen,
         targets=choose(cohort.targets, data.targets, "data.targets"),
-        spatial_dims=data.spatial_dims,
-        patch=tuple(data.patch),
+        spatial_dims=2 if flat else data.spatial_dims,
+        patch=() if isinstance(data.patch, dict) else data.patch,
         vocabulary=vocabulary,
+        patches=data.patch if isinstance(data.patch, dict) else {},
+        words=tuple(words),
     )
-    images = any(m.kind == "image" for m in problem.modalities)
-    if images and len(data.patch) != data.spatial_dims:
-        raise ConfigError(
-            message(
-                "data.patch", f"have {data.spatial_dims} sides, one per dimension", tuple(data.patch), do="Correct data.patch"
-            )
-        )
+    for modality in problem.modalities:
+        problem.patch_of(modality.name)  # each image has one
     return problem
 
 
@@ -267,6 +287,11 @@ def build_method(config: RunConfig, problem: Problem) -> Method:
         odd = ", ".join(m.name for m in problem.modalities if m.kind not in needs.kinds)
         do = f"Leave {odd} out of data.modalities or choose another method"
         raise ConfigError(message(f"method {config.method_name}", f"be able to read {sorted(kinds)}", needs.kinds, do=do))
+    for image in problem.modalities:
+        if image.kind == "image" and problem.dims_of(image.name) not in needs.spatial_dims:
+            rule, got = f"be able to see it in {problem.dims_of(image.name)}-D", needs.spatial_dims
+            do = "Change data.spatial_dims, or leave it out of data.modalities"
+            raise ConfigError(message(f"method {config.method_name}", rule, got, modality=image.name, do=do))
     missing = [name for name in needs.at_training or () if name not in problem.names]
     if missing:
         raise ConfigError(

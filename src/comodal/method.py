@@ -13,12 +13,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from comodal.batch import Batch, Features
 from comodal.errors import ConfigError, UnsupportedSubset, message, nearest
-from comodal.modality import Modality, Target, subset_name, subsets
+from comodal.modality import Modality, Target, first_grid, subset_name, subsets
+from comodal.stage import Monitor, Optimiser, Stage
+
+__all__ = [
+    "Citation",
+    "Losses",
+    "Method",
+    "MethodConfig",
+    "Monitor",
+    "OneStageConfig",
+    "Optimiser",
+    "Prediction",
+    "Problem",
+    "Requirements",
+    "Stage",
+    "Task",
+]
 
 Task = Literal["segmentation", "classification"]
 
@@ -44,10 +61,15 @@ class Problem:
 
     Attributes:
         modalities: In canonical order.
-        targets: What is predicted.
-        spatial_dims: 2 (slices or photographs) or 3 (volumes); what the networks see, not what the files are.
-        patch: Size of a training patch in voxels, length `spatial_dims`; empty where no modality is an image.
+        targets: What is predicted. Segmentations lie on the voxels of `grid`.
+        spatial_dims: 2 (slices or photographs) or 3 (volumes); what the networks see, not what the files are. A 2-D modality
+            is seen in 2-D whatever stands here (`dims_of`).
+        patch: Size of a training patch of `grid` in voxels; empty where no modality is an image.
         vocabulary: Number of token ids where a modality is text, 0 otherwise.
+        patches: {grid: size} of every grid of images; those that are not given take `patch`. Images of other grids than `grid`
+            have no voxels in common with it and are seen whole, cropped or padded to their size.
+        words: The words of the last `len(words)` token ids, in order; before them are special ids. Empty where the tokenizer
+            has no list of words. For rows of pretrained word vectors.
     """
 
     modalities: tuple[Modality, ...]
@@ -55,6 +77,45 @@ class Problem:
     spatial_dims: int = 3
     patch: tuple[int, ...] = ()
     vocabulary: int = 0
+    patches: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        dims: dict[str, int] = {}
+        for modality in self.modalities:
+            if modality.kind == "image" and dims.setdefault(modality.grid, modality.spatial_dims) != modality.spatial_dims:
+                rule, got = f"have the spatial_dims of the others of grid {modality.grid}", modality.spatial_dims
+                do = "Give it a grid of its own in cohort.yaml"
+                raise ConfigError(message("modality", rule, got, modality=modality.name, do=do))
+        object.__setattr__(self, "patches", {grid: tuple(self.patches.get(grid, self.patch)) for grid in dims})
+        object.__setattr__(self, "patch", self.patches.get(self.grid, self.patch))
+
+    @property
+    def grid(self) -> str:
+        """The grid of the first image, on whose voxels segmentations lie; "" where nothing is an image."""
+        return first_grid(self.modalities)
+
+    def dims_of(self, name: str) -> int:
+        """2 or 3: the dimensions in which networks see this image."""
+        return self.modality(name).seen_in(self.spatial_dims)
+
+    def patch_of(self, name: str) -> tuple[int, ...]:
+        """Size in voxels at which networks see this image, one number for each of `dims_of`; () for other kinds.
+
+        Raises:
+            ConfigError: Its grid has no size, or one of another length.
+        """
+        modality = self.modality(name)
+        if modality.kind != "image":
+            return ()
+        size = self.patches[modality.grid]
+        if len(size) == self.dims_of(name):
+            return size
+        rule, do = f"have {self.dims_of(name)} sides, one per dimension", "Correct data.patch"
+        if len(self.patches) > 1:
+            rule += f", for the grid {modality.grid}"
+            do = f"Write data.patch as a mapping with a size for each grid: {', '.join(self.patches)}"
+        raise ConfigError(message("data.patch", rule, size, do=do))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,9 +134,8 @@ class Problem:
         for target in self.targets:
             if target.name == name:
                 return target
-        raise ConfigError(
-            message("target", "be one of the problem", repr(name), do=nearest(name, [t.name for t in self.targets]))
-        )
+        do = nearest(name, [t.name for t in self.targets])
+        raise ConfigError(message("target", "be one of the problem", repr(name), do=do))
 
     @property
     def task(self) -> Task:
@@ -99,6 +159,8 @@ class Problem:
             spatial_dims=data["spatial_dims"],
             patch=tuple(data["patch"]),
             vocabulary=data["vocabulary"],
+            patches={grid: tuple(size) for grid, size in data.get("patches", {}).items()},
+            words=tuple(data.get("words", ())),
         )
 
 
@@ -109,7 +171,7 @@ class Requirements:
     Attributes:
         tasks: What it can be trained for.
         kinds: Kinds of modality that it reads.
-        spatial_dims: Which of 2 and 3 its image networks exist for.
+        spatial_dims: Which of 2 and 3 its image networks exist for (`Problem.dims_of` of each image).
         at_training: Modalities that the training set must have somewhere.
         at_test: Modalities without which it cannot predict at all.
     """
@@ -122,115 +184,37 @@ class Requirements:
 
 
 @dataclass(frozen=True)
-class Optimiser:
-    """How the parameters under one prefix are stepped.
-
-    Attributes:
-        name: Adam, AdamW or SGD with Nesterov momentum 0.99, as in nnU-Net.
-        rate: Learning rate at its highest.
-        weight_decay: L2 for Adam and SGD, decoupled for AdamW.
-        schedule: "poly" is (1 - t/T)^0.9, "cosine" ends at zero, "constant" stays.
-        warmup: Fraction of the stage's steps over which the rate climbs linearly from zero.
-    """
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    rate: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: Literal["poly", "cosine", "constant"] = "constant"
-    warmup: float = 0.0
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """What decides when a stage has learned enough; computed on validation subjects only.
-
-    Attributes:
-        metric: "loss", or a metric of the evaluation averaged over targets: "DSC", "AUROC", "balanced_accuracy".
-        mode: Whether more is better.
-        patience: Stop after this many validations without a gain; None never stops early.
-    """
-
-    metric: str = "loss"
-    mode: Literal["min", "max"] = "min"
-    patience: int | None = None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One piece of training: which parameters, by which optimisers, on which cases.
-
-    Attributes:
-        name: Unique within the method.
-        train: Parameter prefixes that are stepped ("" is all). Everything else is frozen and runs in eval mode.
-        optimisers: {prefix: how}; the longest matching prefix wins; every trained parameter must have one.
-        modalities: Cases must have all of these to take part.
-        targets: Cases must have all of these to take part; None asks for any one, () for none (learning without labels).
-        inputs: "raw", or "encoded": each case is encoded once by `Method.encode` and its features are the inputs.
-        augment: Whether samples are augmented; never for encoded inputs.
-        sampler: "uniform": each case equally often and patches anywhere; "foreground": a third of the patches lie on a
-            target region, as in nnU-Net.
-        epochs, steps: How long; exactly one of them. With `steps` an epoch is only the interval of validation.
-        batch_size: None takes the training's.
-        monitor: None trains to the end and keeps the last weights; otherwise the best ones are kept.
-    """
-
-    name: str
-    train: tuple[str, ...] = ("",)
-    optimisers: Mapping[str, Optimiser] = field(default_factory=lambda: {"": Optimiser()})
-    modalities: tuple[str, ...] = ()
-    targets: tuple[str, ...] | None = None
-    inputs: Literal["raw", "encoded"] = "raw"
-    augment: bool = True
-    sampler: Literal["uniform", "foreground"] = "uniform"
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    monitor: Monitor | None = None
-
-    def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise ConfigError(
-                message(f"Stage {self.name}", "have either epochs or steps", (self.epochs, self.steps), do="Set one of them")
-            )
-        if self.inputs == "encoded" and self.augment:
-            raise ConfigError(
-                message(f"Stage {self.name}", "not augment encoded inputs", "augment=True", do="Set augment=False")
-            )
-
-    def trains(self, parameter: str) -> bool:
-        """Whether the parameter of this full name is stepped in this stage."""
-        return any(_under(parameter, prefix) for prefix in self.train)
-
-    def optimiser_of(self, parameter: str) -> str:
-        """The prefix whose optimiser steps this parameter: the longest that matches."""
-        matches = [prefix for prefix in self.optimisers if _under(parameter, prefix)]
-        if not matches:
-            raise ConfigError(
-                message(
-                    f"Stage {self.name}", "have an optimiser for every trained parameter", parameter, do='Add the prefix ""'
-                )
-            )
-        return max(matches, key=len)
-
-
-def _under(parameter: str, prefix: str) -> bool:
-    return not prefix or parameter == prefix or parameter.startswith(prefix + ".")
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What a method says about a batch.
 
     Attributes:
         probabilities: {target: (B, K, *spatial) or (B, K)} float in [0, 1]. "regions" and "multilabel": independent;
             "labels", "class" and "ordinal": they sum to one over K.
-        used: (B, M) bool: the modalities on which each row rests; a subset of `present`.
-        extras: Further tensors by name, batch axis first (an uncertainty map, an embedding).
+        used: (B, M) bool: the modalities on which each row rests; a subset of `present`. The user is told.
+        extras: Further tensors by name, batch axis first (an uncertainty map, an embedding). Of a segmentation, those whose
+            last axes are the patch are put together from windows as the probabilities are; all others are averaged.
     """
 
     probabilities: Mapping[str, Tensor]
     used: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Losses(dict[str, Tensor]):
+    """What `Method.losses` returns where it has more to say than the terms: numbers to look at that are not minimised.
+
+    Args:
+        terms: {term: scalar}, already weighted.
+        diagnostics: {name: scalar}, e.g. an unweighted divergence in nats; logged, averaged over processes, never summed.
+
+    >>> found = Losses({"dice": torch.tensor(0.5)}, {"nats": torch.tensor(3.0)})
+    >>> float(sum(found.values())), {name: float(value) for name, value in found.diagnostics.items()}
+    (0.5, {'nats': 3.0})
+    """
+
+    def __init__(self, terms: Mapping[str, Tensor], diagnostics: Mapping[str, Tensor | float] | None = None) -> None:
+        super().__init__(terms)
+        self.diagnostics = {name: torch.as_tensor(value).detach() for name, value in (diagnostics or {}).items()}
 
 
 class MethodConfig(BaseModel):
@@ -303,7 +287,7 @@ class Method(nn.Module):
             stage: One of `stages()`.
 
         Returns:
-            {term: scalar}.
+            {term: scalar}; as `Losses` where there are diagnostics, too.
         """
         raise NotImplementedError(f"{type(self).__name__}.losses must return {{term: scalar}}.")
 
@@ -314,6 +298,15 @@ class Method(nn.Module):
             UnsupportedSubset: A row has a subset from which this method cannot predict.
         """
         raise NotImplementedError(f"{type(self).__name__}.predict must return a Prediction.")
+
+    def validate(self, batch: Batch, stage: Stage) -> Prediction:
+        """What the weights of a stage are judged by; `predict` where the trained method already predicts through them.
+
+        Args:
+            batch: Validation cases, raw, seen through the subsets of the stage's `Monitor`, also where `predict` refuses these.
+            stage: One of `stages()`. Only the targets that it names are needed.
+        """
+        return self.predict(batch)
 
     @property
     def encodes(self) -> bool:
@@ -350,11 +343,6 @@ class Method(nn.Module):
             subset = tuple(name for name, bit in zip(self.problem.names, bits, strict=True) if bit)
             if not self.supports(subset):
                 can = [subset_name(s) for s in subsets(self.problem.names) if self.supports(s)]
-                raise UnsupportedSubset(
-                    message(
-                        type(self).__name__,
-                        f"get a subset of modalities from which it can predict ({', '.join(can)})",
-                        subset_name(subset) or "nothing",
-                        do="Give one of these subsets",
-                    )
-                )
+                rule = f"get a subset of modalities from which it can predict ({', '.join(can)})"
+                got, do = subset_name(subset) or "nothing", "Give one of these subsets"
+                raise UnsupportedSubset(message(type(self).__name__, rule, got, do=do))

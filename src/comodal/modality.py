@@ -42,6 +42,14 @@ class Modality:
         if self.kind == "image" and self.spatial_dims not in (2, 3):
             raise ValueError(f"Modality.spatial_dims must be 2 or 3 for an image; got {self.spatial_dims} [{self.name}].")
 
+    def seen_in(self, spatial_dims: int) -> int:
+        """Dimensions in which networks see this image: a volume may be seen slice by slice, a picture is always a picture.
+
+        >>> [Modality("scan").seen_in(2), Modality("scan").seen_in(3), Modality("photo", spatial_dims=2).seen_in(3)]
+        [2, 3, 2]
+        """
+        return min(self.spatial_dims, spatial_dims)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -78,6 +86,22 @@ class Target:
         """True where the prediction has a value for every voxel."""
         return self.kind in SEGMENTATION_KINDS
 
+    @property
+    def background(self) -> int | None:
+        """Which of the `classes` of "labels" is background, and so neither scored nor sought: that of the code 0 alone.
+
+        Without `codes` it is the first class. None for other kinds, and where every label is a structure.
+
+        >>> Target("seg", "labels", ("background", "organ"), ((0,), (1, 2))).background
+        0
+        >>> Target("seg", "labels", ("left", "right"), ((1,), (2,))).background is None
+        True
+        """
+        if self.kind != "labels":
+            return None
+        codes = self.codes or tuple((k,) for k in range(len(self.classes)))
+        return codes.index((0,)) if (0,) in codes else None
+
 
 def subsets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """All 2^M - 1 non-empty subsets, small first, each in the canonical order of `names`.
@@ -88,6 +112,11 @@ def subsets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
     ordered = tuple(names)
     for size in range(1, len(ordered) + 1):
         yield from combinations(ordered, size)
+
+
+def first_grid(modalities: Iterable[Modality]) -> str:
+    """The grid of the first image, on whose voxels segmentations lie; "" where nothing is an image."""
+    return next((m.grid for m in modalities if m.kind == "image"), "")
 
 
 def subset_name(subset: Iterable[str]) -> str:

@@ -9,15 +9,22 @@
 | `weights.safetensors` | the weights |
 | `resume/` | checkpoints for `--resume` |
 | `metrics.jsonl` | what happened in training |
-| `results/<split>.json`, `examples/` | what it can do |
+| `results/<split>.json`, `examples/<split>/` | what it can do |
 | `environment.json` | where it ran, with which versions, and what was said |
+| `cache/`, `cache-*/` | prepared images, only while a command runs that needs them; none where `data.cache` names a folder |
+
+Of images a finished run holds the few slices of `examples/` alone, so that it can be sent to somebody.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import platform
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +39,7 @@ from torch import Tensor
 from comodal.config import RunConfig, build_method, build_problem, read_yaml, validated
 from comodal.data.atomic import replacing
 from comodal.data.cohort import Cohort
+from comodal.data.matching import matched
 from comodal.data.preprocessing import Fitted, Preparer
 from comodal.data.text import Tokenizer
 from comodal.errors import ConfigError, RunError, message, short
@@ -40,6 +48,8 @@ from comodal.method import Method, Problem
 
 PACKAGES = ("torch", "monai", "lightning-fabric", "numpy", "scipy", "nibabel", "pillow", "pandas")
 MAX_JSON_BYTES = 200_000_000
+# Stands in a run folder from the first moment until config.yaml is there, so that a creation that was killed can be taken up.
+CREATING = ".run.partial"
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -83,6 +93,24 @@ def write_json(path: Path, values: Any) -> None:
     """Writes plain values as JSON, whole or not at all."""
     with replacing(path) as file:
         file.write((json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def check_folder(path: Path) -> None:
+    """Refuses to make a run where something else lies: a run has file names that a user's folder may have as well.
+
+    Args:
+        path: A new or empty folder, a run, or one whose creation was killed.
+
+    Raises:
+        ConfigError: It is a file, or holds what is no run.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(message("--out", "be a folder", "a file", file=str(path), do="Choose another name"))
+    names = sorted(os.listdir(path)) if path.is_dir() else []
+    if names and CREATING not in names and not {"config.yaml", "splits.json"} <= set(names):
+        got = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        rule, do = "be a new folder, an empty one or a run", "Choose another folder"
+        raise ConfigError(message("--out", rule, f"one that holds {got}", file=str(path), do=do))
 
 
 def environment() -> dict[str, Any]:
@@ -132,8 +160,14 @@ class Run:
         fitted: Fitted,
         tokenizer: Tokenizer | None,
     ) -> Run:
-        """Writes everything that is known before the first step. `config.cohort` becomes the run's own copy."""
+        """Writes everything that is known before the first step. `config.cohort` becomes the run's own copy.
+
+        Raises:
+            ConfigError: The folder holds what is no run.
+        """
+        check_folder(path)
         path.mkdir(parents=True, exist_ok=True)
+        (path / CREATING).touch()
         own = config.model_copy(update={"cohort": "cohort.csv"})
         cohort.save(path / "cohort.csv")
         write_json(path / "splits.json", dict(splits))
@@ -143,6 +177,8 @@ class Run:
         write_json(path / "environment.json", environment())
         with replacing(path / "config.yaml") as file:  # last: its presence says that the folder is complete
             file.write(own.to_yaml().encode())
+        for left in path.glob(".*.partial"):  # the mark, and what a killed creation left
+            left.unlink(missing_ok=True)
         return Run.load(path)
 
     @staticmethod
@@ -173,7 +209,9 @@ class Run:
     @cached_property
     def problem(self) -> Problem:
         """What the method was built for."""
-        return build_problem(self.config, self.cohort, 0 if self.tokenizer is None else self.tokenizer.vocabulary)
+        if self.tokenizer is None:
+            return build_problem(self.config, self.cohort)
+        return build_problem(self.config, self.cohort, self.tokenizer.vocabulary, words=self.tokenizer.words)
 
     @property
     def label(self) -> str:
@@ -202,19 +240,26 @@ class Run:
         method.load_state_dict(weights)
         return method.to(device).eval()
 
-    def preparer(self, cohort: Cohort | None = None, *, cache: Path | None = None) -> Preparer:
+    def preparer(self, cohort: Cohort | None = None, *, cache: Path | None = None, targets: bool = True) -> Preparer:
         """Prepares cases of the run's cohort (or of another one) as in training.
 
         Args:
-            cohort: Another cohort with the modalities of the run.
+            cohort: Another cohort with modalities of the run; see `comodal.data.matching`.
             cache: Where prepared arrays are kept; None keeps none.
+            targets: Whether targets will be read; where not, another cohort's need not fit.
+
+        Raises:
+            DataError: The other cohort's columns do not fit those of the run.
         """
         problem = self.problem
+        answers = [t.name for t in problem.targets] if targets else []
+        if cohort is not None and cohort is not self.cohort:
+            cohort = matched(cohort, self.cohort.meta, modalities=problem.names, targets=answers)
         return Preparer(
             cohort if cohort is not None else self.cohort,
             self.config.data.preprocessing(),
             modalities=problem.names,
-            targets=[t.name for t in problem.targets],
+            targets=answers,
             fitted=self.fitted,
             cache=cache,
             spatial_dims=problem.spatial_dims,
@@ -223,8 +268,32 @@ class Run:
 
     @property
     def cache(self) -> Path:
-        """Where the run keeps prepared arrays: `data.cache`, or a folder of its own."""
+        """Where training keeps prepared arrays: `data.cache`, or a folder of the run that is removed at the end."""
         return Path(self.config.data.cache) if self.config.data.cache else self.path / "cache"
+
+    def drop_cache(self) -> None:
+        """Removes the run's own prepared images; a folder that `data.cache` names is left alone."""
+        if (self.path / "cache").is_symlink():
+            (self.path / "cache").unlink()
+        shutil.rmtree(self.path / "cache", ignore_errors=True)
+
+    @contextmanager
+    def cache_for(self, told: Path | None = None) -> Iterator[Path]:
+        """A folder for prepared arrays when the run is used.
+
+        The run's own `data.cache` does not count here: a run may come from somebody else, or from another machine.
+
+        Args:
+            told: A folder that this process was told to use.
+
+        Yields:
+            `told`, or a new folder inside the run that is deleted at the end.
+        """
+        if told is not None:
+            yield told
+            return
+        with tempfile.TemporaryDirectory(prefix="cache-", dir=self.path, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
     def results(self, split: str = "test") -> Results | None:
         """What an evaluation wrote, None where there was none."""

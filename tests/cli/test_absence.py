@@ -115,7 +115,7 @@ def written(run: Path, cohort: Path) -> dict[str, bytes]:
     common = ["--cohort", str(cohort), "--use", "flair,t1ce", "--device", "cpu"]
     assert main(["evaluate", str(run), "--subsets", "all", *common]) == 0
     assert main(["predict", str(run), "--out", str(out), *common]) == 0
-    found = [run / "results" / "two.json", *sorted(out.rglob("*"))]
+    found = [*(run / "results").glob("cohort-two-*.use-*.json"), *sorted(out.rglob("*"))]
     return {file.relative_to(run.parent).as_posix(): file.read_bytes() for file in found if file.is_file()}
 
 

@@ -39,7 +39,6 @@ def volumes(tmp_path: Path) -> tuple[Path, Cohort]:
         array = random.integers(0, 2, (8, 8, 8)) if name.endswith("seg") else random.integers(1, 900, (8, 8, 8))
         nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([1, 1, 1, 1])), root / f"{name}.nii.gz")
     meta = CohortMeta(
-        schema=1,
         layout="csv",
         root=str(root),
         modalities=[ModalitySpec(name="flair"), ModalitySpec(name="t1")],
@@ -117,7 +116,7 @@ def test_sequences_of_different_shape(tmp_path: Path, capsys: pytest.CaptureFixt
     Image.fromarray(np.eye(16, dtype=np.uint8)).save(root / "seg.png")
     pictures = [ModalitySpec(name=n, spatial_dims=2) for n in ("clinic", "dermoscopy")]
     target = TargetSpec(name="seg", kind="regions", classes=["mole"], codes=[[1]], paint=[1])
-    meta = CohortMeta(schema=1, layout="csv", root=str(root), modalities=pictures, targets=[target])
+    meta = CohortMeta(layout="csv", root=str(root), modalities=pictures, targets=[target])
     cells = {"clinic": "clinic.png", "dermoscopy": "dermoscopy.png", "seg": "seg.png"}
     cohort = Cohort.build(meta, [Case.build("a", cells=cells)], root)
     cohort.save(tmp_path / "cohort.csv")

@@ -136,7 +136,7 @@ class MeanOfNothing(Method):
         count = attention.sum(dim=(1, 2)).clamp(min=self.least)
         mean = (self.words(text.ids) * attention).sum(dim=(1, 2)) / count
         if "blood" in batch.modalities:
-            mean = torch.where(batch.is_present("report")[:, None], mean, 0.0) + self.vector(batch.image("blood"))
+            mean = torch.where(batch.is_present("report")[:, None], mean, 0.0) + self.vector(batch.vector("blood"))
         logits: Tensor = self.head(mean)
         return logits
 
@@ -314,6 +314,22 @@ class ClaimsTooMuch(Sound):
 
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
         return Prediction(super().decode(features, present).probabilities, torch.ones_like(present))
+
+
+class ForgetsTheBatchAxis(Sound):
+    """Hands out the mean of all rows as an extra."""
+
+    def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
+        found = super().decode(features, present)
+        return Prediction(found.probabilities, present, {"mean": found.probabilities["seg"].mean(dim=0)})
+
+
+class UsesWhatItsNeighboursHave(Sound):
+    """Says that every row rests on what all rows have."""
+
+    def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
+        found = super().decode(features, present)
+        return Prediction(found.probabilities, present & present.all(dim=0))
 
 
 class ForgetsATarget(Sound):

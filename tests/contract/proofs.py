@@ -1,14 +1,15 @@
-"""Three methods that are no part of comodal: they prove that the contract carries what is coming.
+"""Four methods that are no part of comodal: they prove that the contract carries what is coming.
 
 `ImageText` has two optimisers in one stage and reports that may be missing, `TwoStage` trains a fusion on cached encodings of
-frozen encoders, and `Ensemble` predicts from some subsets only.
+frozen encoders, `Ensemble` predicts from some subsets only, and `TwoViews` sees a volume in 3-D beside a picture in 2-D.
 
 Axis letters: B batch, M modalities, C channels, S sentences, L tokens, F features, K classes, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import torch
@@ -24,7 +25,7 @@ PROOF = Citation("The comodal contributors", "A proof of the contract", 2025)
 
 
 class ProofConfig(MethodConfig):
-    """Settings of all three."""
+    """Settings of all."""
 
     width: int = 8
     epochs: int = 12
@@ -37,6 +38,11 @@ def classes_of(problem: Problem) -> int:
         rule, got = "be one target of kind class", [t.kind for t in problem.targets]
         raise ConfigError(message("data.targets", rule, got, do="Choose one with data.targets"))
     return len(problem.targets[0].classes)
+
+
+def numbers(batch: Batch, modality: Modality) -> Tensor:
+    """An image (B, C, *spatial) or a vector (B, F)."""
+    return batch.vector(modality.name) if modality.kind == "features" else batch.image(modality.name)
 
 
 def picture_encoder(modality: Modality, width: int) -> nn.Sequential:
@@ -179,7 +185,8 @@ class TwoStage(Method):
         return torch.cat([f.flatten(2).mean(dim=2) for f in features], dim=1) if isinstance(features, tuple) else features
 
     def encode(self, batch: Batch) -> dict[str, Features]:
-        return {name: self.encoders[name](batch.image(name)) for name in batch.modalities if batch.is_present(name).any()}
+        some = [m for m in self.problem.modalities if batch.is_present(m.name).any()]
+        return {m.name: self.encoders[m.name](numbers(batch, m)) for m in some}
 
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
         self.require_support(present)
@@ -203,12 +210,12 @@ class TwoStage(Method):
 
     def losses(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         if stage.name == "fusion":
-            return {"ce": class_loss(self.fused(batch.features(), batch.present), batch, self.problem)}
+            return {"ce": class_loss(self.fused(batch.encodings(), batch.present), batch, self.problem)}
         terms = {}
         for name in batch.modalities:
             rows = batch.rows(batch.is_present(name).nonzero().flatten())  # only these reach the running statistics
             if len(rows):
-                logits = self.probes[name](self.flat(self.encoders[name](rows.image(name))))
+                logits = self.probes[name](self.flat(self.encoders[name](numbers(rows, self.problem.modality(name)))))
                 terms[f"ce/{name}"] = class_loss(logits, rows, self.problem)
         return terms
 
@@ -255,7 +262,8 @@ class Ensemble(Method):
             rows = batch.rows(can.nonzero().flatten())
             if len(rows):
                 network = self.networks[key]
-                parts = [network["parts"][name](rows.image(name)) for name in subset]  # type: ignore[index]
+                read = {name: numbers(rows, self.problem.modality(name)) for name in subset}
+                parts = [network["parts"][name](value) for name, value in read.items()]  # type: ignore[index]
                 found[key] = can, network["head"](torch.cat(parts, dim=1))  # type: ignore[index]
         return found
 
@@ -271,3 +279,60 @@ class Ensemble(Method):
             total[can] += logits.softmax(dim=1)
             count[can] += 1
         return Prediction({self.problem.targets[0].name: total / count}, batch.present)
+
+
+# ------------------------------------------------------------------------------------- a volume and a picture
+class TwoViewsConfig(ProofConfig):
+    """Which modalities only train, as the superior ones of guidance do."""
+
+    only_trains: tuple[str, ...] = ()
+
+
+class TwoViews(Method):
+    """A diagnosis from images of different sizes and dimensions: the mean of what each present one says.
+
+    Each cell of a patch has weights of its own, so that an encoder exists for one size only.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = TwoViewsConfig
+    config: TwoViewsConfig
+    paper: ClassVar[Citation] = PROOF
+
+    def __init__(self, problem: Problem, config: TwoViewsConfig) -> None:
+        super().__init__(problem, config)
+        self.encoders = nn.ModuleDict({name: self._encoder(name) for name in problem.names})
+        self.head = nn.Linear(config.width, classes_of(problem))
+
+    def _encoder(self, name: str) -> nn.Sequential:
+        """(B, C, *patch) to (B, D), for a patch of exactly the size that the problem states."""
+        channels, patch = self.problem.modality(name).channels, self.problem.patch_of(name)
+        cells = tuple(side // 4 for side in patch)
+        pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[self.problem.dims_of(name)](4)
+        return nn.Sequential(pool, nn.Flatten(), nn.Linear(channels * math.prod(cells), self.config.width), nn.Tanh())
+
+    @property
+    def requires(self) -> Requirements:
+        needed = tuple(n for n in self.config.only_trains if n in self.problem.names)
+        return Requirements(tasks=("classification",), at_training=needed or None)
+
+    def supports(self, subset: Iterable[str]) -> bool:
+        names = set(subset)
+        return bool(names - set(self.config.only_trains)) and names <= set(self.problem.names)
+
+    def stages(self) -> tuple[Stage, ...]:
+        how = {"": Optimiser("adam", self.config.rate)}
+        return (Stage("train", optimisers=how, epochs=self.config.epochs, augment=False),)
+
+    def spoken(self, batch: Batch, used: Tensor) -> Tensor:
+        """(B, D): the mean encoding of the modalities in `used` (B, M)."""
+        return mean_over(torch.stack([self.encoders[n](batch.image(n)) for n in batch.modalities], dim=1), used)
+
+    def losses(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        return {"ce": class_loss(self.head(self.spoken(batch, batch.present)), batch, self.problem)}
+
+    def predict(self, batch: Batch) -> Prediction:
+        self.require_support(batch.present)
+        used = batch.drop(self.config.only_trains).present if self.config.only_trains else batch.present
+        embedding = self.spoken(batch, used)
+        probabilities = {self.problem.targets[0].name: self.head(embedding).softmax(dim=1)}
+        return Prediction(probabilities, used, {"embedding": embedding})

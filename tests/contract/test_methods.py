@@ -71,6 +71,8 @@ BOTH = Problem((*broken.REPORTS.modalities, Modality("blood", "features", 0, 2))
         (broken.FrozenInTrainingMode, "gradients_follow_stages", "is frozen in stage second and must keep its value"),
         (broken.GivesLogits, "shapes", r"must lie in \[0, 1\]"),
         (broken.ClaimsTooMuch, "shapes", "used must be a subset of present"),
+        (broken.ForgetsTheBatchAxis, "shapes", r"the extra mean must have the batch axis first; got \(1, 6, 6\) of 3 rows"),
+        (broken.UsesWhatItsNeighboursHave, "rows_are_independent", "used of rows .* must not depend on the batch"),
         (broken.LooksAtNeighbours, "rows_are_independent", "must not depend on the batch"),
         (broken.Multiplies, "poison_changes_nothing", "gradient of encoders.* reads an absent modality in stage first"),
         (broken.KnowsWhatIsAbsent, "poison_changes_nothing", "predict reads an absent modality"),

@@ -90,12 +90,13 @@ def write_cohort(root: Path, names: tuple[str, ...], *, missing: float = 0.3) ->
     return root / "cohort.csv"
 
 
-def train(root: Path, names: tuple[str, ...], **method: Any) -> Run:
-    """Trains the method "proof" through the library."""
+def train(root: Path, names: tuple[str, ...], *, data: Mapping[str, Any] | None = None, **method: Any) -> Run:
+    """Trains the method "proof" through the library; `data` adds to that section."""
+    own = {"spatial_dims": 2, "patch": [SIDE, SIDE] if "photo" in names else [], "augment": "none"}
     values = {
         "cohort": str(write_cohort(root, names)),
         "method": {"name": "proof", **method},
-        "data": {"spatial_dims": 2, "patch": [SIDE, SIDE] if "photo" in names else [], "augment": "none"},
+        "data": {**own, **(data or {})},
         "splits": {"fractions": [0.5, 0.2, 0.3]},
         "training": {"batch_size": 8, "device": "cpu", "validations": 4, "threads": 1},
     }
@@ -143,6 +144,10 @@ def test_image_and_text_learn_together_with_two_optimisers(tmp_path: Path, monke
     run = train(tmp_path, ("photo", "report"), epochs=14)
     assert run.tokenizer is not None and {"mass", "clear"} <= set(run.tokenizer.words)
     assert run.problem.vocabulary == run.tokenizer.vocabulary
+    # the rows of pretrained word vectors, after the special ids
+    assert run.problem.words == run.tokenizer.words == Run.load(run.path).problem.words
+    mass = run.problem.vocabulary - len(run.problem.words) + run.problem.words.index("mass")
+    assert run.tokenizer.encode("mass").ids.tolist()[0][1] == mass
 
     steps = events(run, "step", "train")
     assert set(steps[0]["rates"]) == {"all", "text"}
@@ -162,6 +167,14 @@ def test_image_and_text_learn_together_with_two_optimisers(tmp_path: Path, monke
     blank = [c.id for c in (run.cohort.case(i) for i in run.splits["test"]) if "report" not in c.cells]
     assert blank, "the cohort must have missing reports"
     assert not {case.subject for case in results.cases if "report" in case.present} & set(blank)
+
+
+def test_reports_are_cut_at_the_configured_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, ImageText)
+    run = train(tmp_path, ("report",), data={"max_sentences": 2, "max_tokens": 5}, epochs=1)
+    for tokenizer in (run.tokenizer, Run.load(run.path).tokenizer):
+        assert tokenizer is not None and (tokenizer.max_sentences, tokenizer.max_tokens) == (2, 5)
+        assert tokenizer.encode("The heart is of normal size. Clear lobes. The bones.").ids.shape == (2, 5)
 
 
 def test_the_two_optimisers_share_the_parameters_without_overlap() -> None:

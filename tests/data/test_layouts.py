@@ -316,10 +316,39 @@ def test_ones_own_photographs_and_slices(tmp_path: Path) -> None:
     [
         (("Subject", "patient"), "table must have a column `subject`; got patient, site.* Name the column that identifies"),
         (("data/p1/t1.nii", "data/p1/t2.nii"), r"files that exist; got none \[subject 01, modality T1_pre, file .*t2.nii"),
-        (("data/p1/t1.nii", "../t1.nii"), r"paths that stay below its root; got '../t1.nii' \[subject 01, modality T1_pre"),
-        (("data/p1/t1.nii", "/tmp/t1.nii"), "must list paths that stay below its root; got '/tmp/t1.nii'"),
+        (
+            ("data/p1/t1.nii", "../t1.nii"),
+            r"without '\.\.'; got '../t1.nii' \[subject 01, modality T1_pre\]. Write the whole path",
+        ),
+        (
+            ("data/p1/t1.nii", "/a/../t1.nii"),
+            r"without '\.\.'; got '/a/../t1.nii' \[subject 01, modality T1_pre\]. Write the whole",
+        ),
+        (
+            ("data/p1/t1.nii", "/nowhere/t1.nii"),
+            r"files that lie below one folder; got /nowhere/t1.nii and /.* \[subject 01, modality T1_pre\]. Move or copy",
+        ),
+        (
+            ("data/p1/t1.nii", "data\\p1\\t1.nii"),
+            r"forward slashes and without a drive; got .* \[subject 01, modality T1_pre\]",
+        ),
+        (
+            ("data/p1/t1.nii", "C:/p1/t1.nii"),
+            r"without a drive; got 'C:/p1/t1.nii' .*Write it relative to the folder of the table",
+        ),
+        (
+            ("data/p3/Flair scan.nii.gz", "data/p3/Flair scan"),
+            r"hold paths of files .*; got 'data/p3/Flair scan' \[subject 03, modality FLAIR\]. Write the path with its suffix",
+        ),
+        (("data/p3/Flair scan.nii.gz", "NA"), r"file blank; got 'NA' \[subject 03, modality FLAIR\]\. Leave it blank\."),
+        (("data/p3/Flair scan.nii.gz", "nan"), r"file blank; got 'nan' \[subject 03, modality FLAIR\]\. Leave it blank\."),
+        (("data/p3/lesions.nii.gz", "none"), r"file blank; got 'none' \[subject 03, modality lesion_mask\]\. Leave it blank\."),
+        (("data/p1/lesions.nii.gz", "-"), r"file blank; got '-' \[subject 01, modality lesion_mask\]\. Leave it blank\."),
         (("data/p2/report.txt", "data/p2/genes.npy"), None),
-        (("data/p3/Flair scan.nii.gz", "data/p2/report.txt"), r"hold one kind of file in each column; got \['.gz', '.txt'\]"),
+        (
+            ("data/p3/Flair scan.nii.gz", "data/p2/report.txt"),
+            r"one kind of file in each column; got \['.gz', '.txt'\] \[subject 03",
+        ),
         (("03,B", "02,B"), "must have one row for each subject and session; got two"),
         (("control", "glioma"), r"have 2 to 50 classes in a target; got 1 \(glioma\)"),
         (("T1 pre", "flair "), None),
@@ -337,6 +366,33 @@ def test_wrong_tables_are_refused(tmp_path: Path, change: tuple[str, str], text:
         return
     with pytest.raises(DataError, match=text):
         index("csv", table)
+
+
+def test_absolute_paths_share_a_folder(tmp_path: Path) -> None:
+    """Below the table they become relative to it; elsewhere the folder that all share is the root."""
+    table = own(tmp_path / "mine")
+    text, relative = table.read_text(), index("csv", table)
+    table.write_text(text.replace("data/p1", f"{tmp_path}/mine/data/p1"))
+    assert index("csv", table) == relative
+    other = tmp_path / "tables" / "t.csv"
+    other.parent.mkdir()
+    other.write_text(text.replace("data/p", f"{tmp_path}/mine/data/p"))
+    cohort = index("csv", other)
+    assert cohort.root == tmp_path / "mine" / "data"
+    assert cohort.meta.notes[2] == f"paths start from {cohort.root}, the folder that all of them share"
+    assert cohort.case("01").cells["FLAIR"] == "p1/Flair scan.nii.gz" and cohort.case("01").cells["diagnosis"] == "glioma"
+    for case in cohort.cases:
+        for column in ("FLAIR", "T1_pre", "report", "genes", "lesion_mask"):
+            if column in case.cells:
+                same = relative.file(relative.case(case.id), column)
+                assert cohort.file(case, column).samefile(same), column
+    assert [m.name for m in cohort.modalities] == [m.name for m in relative.modalities]
+
+
+def test_a_class_may_be_called_none(tmp_path: Path) -> None:
+    table = own(tmp_path)
+    table.write_text(table.read_text().replace("control", "none"))
+    assert index("csv", table).meta.targets[1].classes == ["glioma", "none"]
 
 
 def test_a_link_out_of_the_folder_of_the_table_is_refused(tmp_path: Path) -> None:

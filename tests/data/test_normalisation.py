@@ -45,12 +45,22 @@ def test_scheme_goes_by_kind_unless_named() -> None:
     auto, named = PreprocessingConfig(), PreprocessingConfig(normalise={"t1": "zscore"})
     assert auto.scheme(Modality("t1")) == "zscore-nonzero" and named.scheme(Modality("t1")) == "zscore"
     assert named.scheme(Modality("ct", unit="HU")) == "ct"
-    assert auto.scheme(Modality("xray", spatial_dims=2)) == "unit"
+    assert auto.scheme(Modality("xray", spatial_dims=2)) == "zscore"
+    assert PreprocessingConfig(normalise={"xray": "unit"}).scheme(Modality("xray", spatial_dims=2)) == "unit"
+    assert auto.scheme(Modality("slice", spatial_dims=2, unit="HU")) == "ct"
     with pytest.raises(ConfigError, match=r"data.normalise must name modalities of the cohort; got 'flar'. Did you mean flair"):
         PreprocessingConfig(normalise={"flar": "ct"}).check_names(["t1", "flair"])
     for wrong in ({"spacing": (1, 0, 1)}, {"resize": (-4, 4)}, {"spacng": "native"}):
         with pytest.raises(ValueError, match=r"must be positive|Extra inputs"):
             PreprocessingConfig.model_validate(wrong)
+
+
+def test_the_mean_of_each_channel_of_a_picture_is_what_an_absent_picture_is() -> None:
+    """Methods see 0 where a picture is absent: that must be its mean, and not black."""
+    picture = np.stack([np.full((4, 4, 1), 9), np.arange(16).reshape(4, 4, 1), 255 - np.arange(16).reshape(4, 4, 1)])
+    got = normalise(picture.astype(np.uint8), PreprocessingConfig().scheme(Modality("photo", spatial_dims=2, channels=3)))
+    assert np.allclose(got.mean(axis=(1, 2, 3)), 0, atol=1e-6)
+    assert np.allclose(got.std(axis=(1, 2, 3)), [0, 1, 1], atol=1e-6)
 
 
 def test_ct_numbers_are_fitted_on_training_bodies_only(tmp_path: Path) -> None:

@@ -234,7 +234,8 @@ def test_photographs_texts_bags_and_vectors(tmp_path: Path) -> None:
     preparer = Preparer(cohort, config, modalities=names, targets=["diagnosis", "signs", "grade"], tokenizer=tokenizer)
     case = preparer.case(row)
     assert {n: a.shape for n, a in case.images.items()} == {"clinic": (3, 16, 12, 1), "derm": (3, 16, 12, 1)}
-    assert all(a.min() >= 0 and a.max() <= 1 for a in case.images.values())
+    # each channel has its mean at 0, which stands for an absent picture, but for the resizing afterwards
+    assert all(abs(a.mean(axis=(1, 2, 3))).max() < 0.1 and a.min() < -0.5 for a in case.images.values())
     assert list(case.grids) == ["clinic", "derm"] and case.grid == case.grids["clinic"] != case.grids["derm"]
     note, age, tiles = (case.values[name] for name in ("note", "age", "tiles"))
     assert isinstance(note, Text) and note.ids.shape == (3, 3)
@@ -244,6 +245,41 @@ def test_photographs_texts_bags_and_vectors(tmp_path: Path) -> None:
     assert case.targets["signs"].tolist() == [1, 0, 1] and "grade" not in case.targets
     words_only = preparer.case(row, use=["note"])
     assert words_only.grid is None and preparer.grid(row, ["note", "age"]) is None and not words_only.images
+
+
+def test_each_grid_has_its_own_size_and_spacing(tmp_path: Path) -> None:
+    photographs(tmp_path)
+    write(tmp_path / "t1.nii.gz", brain(0, (8, 6, 5)), np.diag([1.0, 1, 2, 1]))
+    specs = [ModalitySpec(name=n, spatial_dims=2, channels=3, grid=n) for n in ("clinic", "derm")]
+    cells = {"t1": "t1.nii.gz", "clinic": "clinic.png", "derm": "derm.png"}
+    cohort, row = cohort_of(tmp_path, cells, [ModalitySpec(name="t1", grid="mri"), *specs])
+    config = PreprocessingConfig(spacing={"mri": (2, 2, 2)}, resize={"derm": (12, 10)})
+    case = Preparer(cohort, config, modalities=["t1", "clinic", "derm"]).case(row)
+    assert {n: a.shape[1:] for n, a in case.images.items()} == {"t1": (4, 3, 5), "clinic": (40, 30, 1), "derm": (12, 10, 1)}
+    cube = Preparer(cohort, PreprocessingConfig(resize=(4, 4, 4)), modalities=["t1", "clinic"]).case(row)
+    assert [a.shape[1:] for a in cube.images.values()] == [(4, 4, 4), (4, 4, 1)]  # a picture stays a picture
+
+
+def test_a_segmentation_lies_on_the_grid_of_the_first_image_whatever_is_present(tmp_path: Path) -> None:
+    photographs(tmp_path)
+    for name in ("t1", "t2"):
+        write(tmp_path / f"{name}.nii.gz", brain(0, (8, 6, 5)), np.eye(4))
+    write(tmp_path / "seg.nii.gz", (brain(0, (8, 6, 5)) > 0).astype(np.uint8), np.eye(4))
+    specs = [
+        ModalitySpec(name="t1", grid="mri"),
+        ModalitySpec(name="derm", spatial_dims=2, channels=3, grid="derm"),
+        ModalitySpec(name="t2", grid="mri"),
+    ]
+    seg = TargetSpec(name="seg", kind="regions", classes=["WT"], codes=[[1]], paint=[1])
+    cells = {"t1": "t1.nii.gz", "derm": "derm.png", "t2": "t2.nii.gz", "seg": "seg.nii.gz"}
+    cohort, row = cohort_of(tmp_path, cells, specs, [seg])
+    preparer = Preparer(cohort, PreprocessingConfig(), modalities=["t1", "derm", "t2"], targets=["seg"])
+    for use in (None, ["t2", "derm"]):  # the picture stands before t2 in the cohort
+        case = preparer.case(row, use=use)
+        assert list(case.grids) == ["mri", "derm"] and case.grid == case.grids["mri"] == preparer.grid(row, use)
+        assert case.targets["seg"].shape == (1, 8, 6, 5)
+    with pytest.raises(DataError, match=r"case must have an image to segment; got none \[subject p1, modality seg\]"):
+        preparer.case(row, use=["derm"])
 
 
 def test_pictures_that_share_a_grid_must_share_their_shape(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,38 @@ def test_whole_takes_the_centre_and_spaces_slices_evenly(cohort: Cohort) -> None
     assert all(torch.equal(image(draws[i]), once[i]) for i in range(3))
     volume = draws_of(cohort, (4, 4, 3), sampler="whole", shuffle=False)[0]
     assert volume.affines["grid"][:3, 3].tolist() == [-20 + 2 * 4, 5 + 3, 7 + 3 * 3]
+
+
+def test_other_grids_are_seen_whole_beside_any_patch(cohort: Cohort, tmp_path: Path) -> None:
+    """A volume drawn anywhere, and a picture that is always the same: the middle 8 x 8 of 12 x 6 pixels."""
+    save(tmp_path / "photo.nii.gz", np.arange(72, dtype=np.float32).reshape(12, 6, 1))
+    cases = [replace(case, cells={**case.cells, "photo": "photo.nii.gz"}) for case in cohort.cases]
+    specs = [*cohort.meta.modalities, ModalitySpec(name="photo", spatial_dims=2, grid="photo")]
+    there = Cohort.build(cohort.meta.model_copy(update={"modalities": specs}), cases, tmp_path)
+    names = ["flair", "t1", "photo"]
+    config = PreprocessingConfig(normalise=dict.fromkeys(names, "none"))
+    preparer = Preparer(there, config, modalities=names, targets=["seg"])
+    patches = {"grid": (6, 5, 4), "photo": (8, 8)}
+    draws = Draws(preparer, there.ids, patches, sampler="foreground", draws_per_case=4, augment="none")
+    alone = draws_of(cohort, sampler="foreground", draws_per_case=4)
+    middle = torch.nn.functional.pad(torch.arange(72.0).reshape(12, 6)[2:10], (1, 1))
+    for index in range(len(draws)):
+        sample = draws[index]
+        assert torch.equal(image(sample, "photo"), middle[None])
+        assert torch.equal(image(sample), image(alone[index]))  # the picture changes nothing of what is drawn
+        assert sample.affines["photo"][:3, 3].tolist() == [-20 + 2 * 2, 5 - 1, 7]
+    changed = Draws(preparer, there.ids, patches, augment="nnunet")[0]
+    assert image(changed, "photo").shape == (1, 8, 8) and image(changed).shape == (1, 6, 5, 4)
+    with pytest.raises(ConfigError, match=r"data.patch must have 2 positive numbers for the grid photo; got \(\)\."):
+        Draws(preparer, there.ids, {"grid": (6, 5, 4)})
+
+
+def test_the_background_of_labels_is_not_sought(cohort: Cohort) -> None:
+    """Wherever it stands among the classes."""
+    spec = TargetSpec(name="seg", kind="labels", classes=["rim", "background", "core"], codes=[[1], [0], [4]], paint=[1, 0, 4])
+    labels = Cohort.build(cohort.meta.model_copy(update={"targets": [spec]}), cohort.cases, cohort.root)
+    preparer = preparer_of(labels)
+    assert [len(voxels) for voxels in foreground_voxels(preparer, preparer.case(labels.case("p0")))] == [17, 1]
 
 
 @pytest.mark.parametrize(

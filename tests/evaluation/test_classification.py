@@ -73,7 +73,7 @@ def test_a_class_that_nobody_has_is_left_out_of_the_mean_and_named() -> None:
     found = pooled_metrics(GRADE, probabilities, as_columns(labels, 3), groups=[str(i) for i in range(10)])["AUROC/grade"]
     by_hand = [reference.roc_auc_score(labels == k, probabilities[:, k]) for k in (0, 2)]
     assert found.value == pytest.approx(np.mean(by_hand))
-    assert found.note == "not defined for middle (no case has it)"
+    assert found.note == "not defined for middle (no case has it); intervals of fewer than 20 patients are too narrow"
 
 
 def test_several_answers_a_case_with_some_not_labelled() -> None:

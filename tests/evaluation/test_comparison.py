@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from comodal.errors import DataError
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.evaluation.statistics import paired_difference
+from comodal.evaluation.table import Contrast
 
 Values = Mapping[tuple[str, ...], Mapping[str, float | None]]
 
@@ -37,7 +39,7 @@ def test_a_case_is_averaged_over_seeds_before_the_cases_are() -> None:
     cell = table.rows[0].cells["m"]["DSC/WT"]
     assert cell.value == pytest.approx(0.65)
     assert (cell.n, cell.runs) == (2, 2)
-    assert cell.ci95 == pytest.approx((0.4, 0.9))  # with two patients the extremes are p1 twice and p2 twice
+    assert cell.ci95 is None  # of two patients
     assert (cell.n_pos, cell.n_neg) == (None, None)  # the runs counted different cases
 
 
@@ -87,25 +89,52 @@ def test_the_average_counts_each_row_once_and_only_rows_that_all_methods_have() 
 def test_the_interval_of_the_average_equals_a_slow_bootstrap() -> None:
     rng = np.random.default_rng(3)
     values = rng.uniform(size=(12, 3))
-    rows = {s: {f"p{i:02d}": float(values[i, k]) for i in range(12)} for k, s in enumerate([A, B, AB])}
-    cell = combine({"m": [run({s: dict(v) for s, v in rows.items()})]}, seed=5)
-    groups = sorted({f"p{i:02d}"[:2] for i in range(12)})  # "p0" has ten cases, "p1" two
-    draws = np.random.default_rng(5).integers(0, len(groups), (2000, len(groups)))
+    names = [f"p{i % 7}{i}" for i in range(12)]  # patients p0 to p4 have two cases, p5 and p6 one
+    rows = {s: {names[i]: float(values[i, k]) for i in range(12)} for k, s in enumerate([A, B, AB])}
+    cell = combine({"m": [run({s: dict(v) for s, v in rows.items()})]}, seed=5, resamples=500)
+    groups = sorted({name[:2] for name in names})
+    draws = np.random.default_rng(5).integers(0, len(groups), (500, len(groups)))
     means = []
     for draw in draws:
-        cases = [i for g in draw for i in range(12) if f"p{i:02d}"[:2] == groups[g]]
+        cases = [i for g in draw for i in range(12) if names[i][:2] == groups[g]]
         means.append(np.mean([values[cases, k].mean() for k in range(3)]))
     assert cell.average is not None
     assert cell.average.cells["m"]["DSC/WT"].ci95 == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))))
 
 
-def classes(rng: np.random.Generator, truth: list[int], strength: float, *, seed: int = 0) -> Results:
+def test_few_patients_are_said_once() -> None:
+    few, some = {f"p{i}": 0.1 * i for i in range(5)}, {f"p{i}": 0.1 * i for i in range(6)}
+    table = combine({"m": [run({A: few, B: some})]})
+    assert table.notes == (
+        "too few patients for an interval (fewer than 6)",
+        "intervals of fewer than 20 patients are too narrow",
+    )
+    many = {f"{i}".rjust(2, "p"): 0.01 * i for i in range(20)}
+    assert combine({"m": [run({A: many})]}).notes == ()
+    # n counts cases, the rule counts patients: 20 cases of five patients have no interval.
+    copies = {f"p{i % 5}{i}": 0.01 * i for i in range(20)}
+    table = combine({"m": [run({A: copies}), run({A: copies}, seed=1)]})
+    cell = table.rows[0].cells["m"]["DSC/WT"]
+    assert (cell.n, cell.ci95, table.notes) == (20, None, ("too few patients for an interval (fewer than 6)",))
+
+
+def test_a_difference_is_clear_by_interval_and_by_holm_together() -> None:
+    one = Contrast(0.1, (0.01, 0.2), 10, 0.03, 0.04)
+    assert one.clear and replace(one, ci95=(-0.3, -0.1)).clear
+    assert not replace(one, p_holm=0.05).clear  # the interval alone does not make it
+    assert not replace(one, ci95=(0.0, 0.2)).clear
+    assert not replace(one, ci95=None).clear
+    assert replace(one, p_value=None, p_holm=None).clear  # pooled metrics have no p
+
+
+def classes(rng: np.random.Generator, truth: list[int], strength: float, *, first: int = 0, seed: int = 0) -> Results:
+    """A result on the cases p<first>, p<first + 1>, ..."""
     from comodal.evaluation.classification import as_columns, pooled_metrics
     from comodal.modality import Target
 
     positive = 1 / (1 + np.exp(-(np.array(truth) * 2 - 1) * strength - rng.normal(size=len(truth))))
     probabilities = np.stack([1 - positive, positive], axis=1)
-    ids = [f"p{i}" for i in range(len(truth))]
+    ids = [f"p{first + i}" for i in range(len(truth))]
     metrics = pooled_metrics(Target("d", "class", ("no", "yes")), probabilities, as_columns(truth, 2), groups=ids)
     cases = [
         CaseResult(subject=c, group=c, present=A, probabilities={"d": list(p)}, targets={"d": t})
@@ -134,6 +163,20 @@ def test_pooled_metrics_average_their_runs_on_the_same_resamples(metric: str) ->
     twice = combine({"m": [one, one]}).rows[0].cells["m"][metric]
     assert twice.value == pytest.approx(values[0])
     assert twice.ci95 == pytest.approx(one.subsets[0].metrics[metric].ci95)
+
+
+@pytest.mark.parametrize("metric", ["AUROC/d", "balanced_accuracy/d", "accuracy/d"])
+def test_pooled_metrics_over_folds_count_every_case_once(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    folds = [classes(rng, [0, 1, 1] * 4, 1.0), classes(rng, [0, 1, 0, 0] * 3, 1.0, first=12)]
+    cell = combine({"m": folds}).rows[0].cells["m"][metric]
+    assert (cell.n, cell.runs) == (24, 2)
+    sides = (8 + 3, 4 + 9)  # of 12 and 12 cases
+    assert (cell.n_pos, cell.n_neg) == sides
+    table = combine({"m": [*folds, *folds], "other": [*folds]})  # seeds add none
+    cell = table.rows[0].cells["m"][metric]
+    assert (cell.n, cell.n_pos, cell.n_neg) == (24, *sides)
+    assert table.average is not None and table.average.cells["m"][metric].n == table.rows[0].contrasts["other"][metric].n == 24
 
 
 def test_no_method_is_refused() -> None:

@@ -70,7 +70,7 @@ def made(tmp_path: Path) -> list[Example]:
         cohort, PreprocessingConfig(normalise={"a": "none", "b": "none"}), modalities=("a", "b"), targets=["seg"]
     )
     results = evaluate(method, preparer, cases, subsets=subsets("ab"), seed=0, method_name="m", cohort_name="c", split="test")
-    return make_examples(method, preparer, cases, results)
+    return make_examples(method, preparer, cases, results=results)
 
 
 def test_best_median_and_worst_are_predicted_again(made: list[Example]) -> None:

@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from comodal.errors import ConfigError
-from comodal.evaluation.statistics import bootstrap_interval, holm, interval_of, paired_difference, resampling_weights
+from comodal.evaluation.statistics import (
+    MIN_PATIENTS,
+    bootstrap_interval,
+    holm,
+    interval_note,
+    interval_of,
+    paired_difference,
+    resampling_weights,
+)
 
 
 def test_the_interval_equals_a_slow_bootstrap_with_the_same_draws() -> None:
@@ -36,28 +44,37 @@ def test_two_sessions_of_a_patient_are_resampled_together() -> None:
 
 
 def test_patients_of_different_size_weigh_by_their_cases() -> None:
-    """Two patients, one with three cases of 1 and one with a case of 0: resamples have mean 1, 3/4 or 0."""
-    values, patients = [1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"]
-    assert bootstrap_interval(values, patients) == (0.0, 1.0)
-    weights = resampling_weights(4, patients, resamples=200)
+    """Six patients, one with three cases of 1 and five with a case of 0, k times drawn: the mean is 3k / (3k + 6 - k)."""
+    values, patients = [1.0, 1.0, 1.0, *[0.0] * 5], ["a", "a", "a", *"bcdef"]
+    weights = resampling_weights(8, patients, resamples=2000)
     assert weights is not None
     means = {round(m, 9) for m in (weights @ values / weights.sum(axis=1)).tolist()}
-    assert means == {0.0, 0.75, 1.0}
+    possible = {round(3 * k / (6 + 2 * k), 9) for k in range(7)}
+    assert {0.0, 0.375, 0.6} <= means <= possible
+    assert bootstrap_interval(values, patients) == (0.0, 0.75)  # of the binomial draws k <= 2 holds 94 %, k <= 3 99 %
 
 
-@pytest.mark.parametrize("values", [[], [0.3], [0.3, math.nan]])
-def test_there_is_no_interval_of_one_subject(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[], [0.3], [0.3, math.nan], [0.1, 0.2, 0.3, 0.4, 0.5], [*[0.1] * 5, math.nan]])
+def test_there_is_no_interval_of_few_patients(values: list[float]) -> None:
+    """Of five, the nominal 95 % interval would hold the truth in four of five trials only."""
     assert bootstrap_interval(values) is None
+    assert bootstrap_interval(np.arange(6.0)) is not None and MIN_PATIENTS == 6
 
 
-def test_several_cases_of_one_patient_have_no_interval() -> None:
-    assert bootstrap_interval([0.1, 0.9, 0.4], ["p", "p", "p"]) is None
-    assert resampling_weights(3, ["p", "p", "p"]) is None
+def test_many_cases_of_few_patients_have_no_interval() -> None:
+    assert bootstrap_interval(np.arange(10.0), list("aabbccddee")) is None
+    assert resampling_weights(10, list("aabbccddee")) is None
+
+
+def test_what_is_said_of_few_patients() -> None:
+    assert interval_note(0) == interval_note(5) == "too few patients for an interval (fewer than 6)"
+    assert interval_note(6) == interval_note(19) == "intervals of fewer than 20 patients are too narrow"
+    assert interval_note(20) is None
 
 
 def test_cases_without_a_number_are_left_out() -> None:
-    some = [0.1, math.nan, 0.9, 0.4]
-    assert bootstrap_interval(some, ["a", "b", "c", "d"]) == bootstrap_interval([0.1, 0.9, 0.4])
+    some = [0.1, math.nan, 0.9, 0.4, 0.5, 0.2, 0.3]
+    assert bootstrap_interval(some, list("abcdefg")) == bootstrap_interval([0.1, 0.9, 0.4, 0.5, 0.2, 0.3])
 
 
 def test_the_seed_decides() -> None:
@@ -82,7 +99,7 @@ def test_a_paired_difference_counts_common_cases_only() -> None:
     found = paired_difference(a, b)
     assert found.n == 2
     assert found.value == pytest.approx(0.05)
-    assert found.ci95 == pytest.approx((0.0, 0.1))
+    assert found.ci95 is None  # of two patients
 
 
 def test_pairing_sees_a_difference_that_the_spread_between_patients_hides() -> None:
@@ -125,3 +142,10 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
     assert holm([None]) == [None]
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_holm_equals_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = np.random.default_rng(0).uniform(0, 0.2, 25)
+    assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])

@@ -75,7 +75,7 @@ def test_the_table_by_hand(cohort: Cohort) -> None:
     assert (off["DSC/WT"].n, off["HD95/WT"].n, off["HD95/WT"].value) == (3, 2, 1.0)
     # Row a+b: the mean is at least 0.5 in the union, 5 planes against 4: 2 * 4 / 9.
     assert both["DSC/WT"].value == pytest.approx((8 / 9 + 8 / 9 + 1) / 3)
-    assert both["DSC/WT"].ci95 == pytest.approx((8 / 9, 1.0))
+    assert (both["DSC/WT"].ci95, both["DSC/WT"].note) == (None, "too few patients for an interval (fewer than 6)")
     assert alone["DSC/mean"] == alone["DSC/WT"]
     assert (found.method, found.cohort, found.split, found.seed, found.notes) == ("mean", "cubes", "test", 5, ())
     assert found.conventions.hd95_unit == "mm"
@@ -111,6 +111,7 @@ def test_absent_means_unread(cohort: Cohort) -> None:
     assert limited.row("a") == before.row("a")
     assert [limited.row(s).metrics["DSC/WT"].n for s in ("b", "ab")] == [0, 0]
     assert limited.row("b").metrics["DSC/WT"].note == "no case"
+    assert limited.notes == ("Only these modalities were read: a.",) and run(cohort, use=["b", "a"], subsets=["a"]).notes == ()
     with pytest.raises(DataError, match="subject p1, modality b"):
         run(cohort)
 

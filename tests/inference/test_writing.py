@@ -13,7 +13,7 @@ from comodal.data.grid import Grid
 from comodal.data.preprocessing import Preparer, PreprocessingConfig
 from comodal.errors import DataError
 from comodal.inference.predictor import predict_case
-from comodal.inference.writing import codes_of, on_grid, to_label_map, to_masks, write_prediction
+from comodal.inference.writing import SUFFIXES, codes_of, names_of, on_grid, to_label_map, to_masks, write_prediction
 from comodal.modality import Target
 
 SEG = Target("seg", "regions", ("WT", "ET"), ((1, 4), (4,)), (2, 4))
@@ -58,7 +58,14 @@ def written(root: Path, *, config: PreprocessingConfig, dims: int = 3, name: str
     assert prepared.grid is not None
     ((_, found),) = predict_case(method, prepared, subsets=["a"])
     done = write_prediction(
-        there, case, found, grid=prepared.grid, targets=method.problem.targets, used=["a"], out=root / "out", **options
+        there,
+        case,
+        found.probabilities,
+        grid=prepared.grid,
+        targets=method.problem.targets,
+        used=["a"],
+        out=root / "out",
+        **options,
     )
     assert (done.subject, done.used) == ("007", ("a",))
     return list(done.files)
@@ -169,3 +176,14 @@ def test_without_an_image_there_is_no_geometry(tmp_path: Path) -> None:
     there, case = cohort(tmp_path, {"a": "a.nii.gz"})
     with pytest.raises(DataError, match=r"predict must use an image.*; got nothing \[subject 007\]\. Give an image modality\."):
         write_prediction(there, case, {}, grid=Grid((1, 1, 1), np.eye(4)), targets=[SEG], used=[], out=tmp_path)
+
+
+def test_the_names_are_known_before_anything_is_written(tmp_path: Path) -> None:
+    save_nifti(tmp_path / "a.nii.gz", blob((6, 7, 8)), np.eye(4))
+    for options in ({}, {"regions": True}, {"regions": True, "as_probabilities": True}):
+        files = written(tmp_path, config=NATIVE, **options)
+        target = Target("seg", "regions", ("WT",))
+        assert {f.name.removesuffix(".nii.gz") for f in files} == set(names_of("007", [target], **options))
+        assert all(f.name.endswith(SUFFIXES) for f in files)
+    assert names_of("7", [Target("organs", "labels", ("a/b", "c"))], regions=True) == ["7_organs", "7_organs_a-b", "7_organs_c"]
+    assert names_of("7", [Target("grade", "class", ("low", "high"))], regions=True) == []

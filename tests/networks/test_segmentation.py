@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -213,10 +214,57 @@ def test_a_region_that_was_not_drawn_counts_nothing() -> None:
     assert float(first["dice/seg"]) == pytest.approx(1 - sum(by_hand) / 2, abs=1e-6)
 
 
-def test_a_target_that_no_row_has_gives_no_term() -> None:
-    logits = torch.zeros(1, 5, 2)
+def test_a_target_that_no_row_has_is_zero_with_a_gradient() -> None:
+    """Not left out: the rows of another process may have it."""
+    logits = torch.randn(1, 5, 2, requires_grad=True)
     batch = batch_of({"organs": torch.zeros(1, 2, dtype=torch.long)}, {"organs": torch.tensor([True])})
-    assert set(segmentation_losses(logits, batch, (REGIONS, LABELS))) == {"dice/organs", "ce/organs"}
+    terms = segmentation_losses(logits, batch, (REGIONS, LABELS))
+    assert set(terms) == {"dice/seg", "ce/seg", "dice/organs", "ce/organs"}
+    assert float(terms["dice/seg"].detach()) == float(terms["ce/seg"].detach()) == 0.0
+    (terms["dice/seg"] + terms["ce/seg"]).backward()
+    assert logits.grad is not None and logits.grad.abs().sum() == 0
+
+
+def two_targets() -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Logits of 5 channels for 4 rows; only row 0 has regions, and only rows 0, 2 and 3 have labels."""
+    logits, regions = random_case(9, rows=4, classes=5)
+    truth = {"seg": regions[:, :2], "organs": regions[:, 2:].argmax(dim=1)}
+    known = {"seg": torch.tensor([True, False, False, False]), "organs": torch.tensor([True, False, True, True])}
+    return logits, truth, known
+
+
+def _unequal_share(rank: int, folder: str) -> None:
+    """Rows 0 and 1, or rows 2 and 3; a target that none of them has is not in the batch, as `collate` leaves it."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    try:
+        logits, truth, known = two_targets()
+        rows = slice(rank * 2, rank * 2 + 2)
+        have = [name for name in truth if known[name][rows].any()]
+        leaf = logits[rows].clone().requires_grad_()
+        batch = batch_of({n: truth[n][rows] for n in have}, {n: known[n][rows] for n in have})
+        terms = segmentation_losses(leaf, batch, (REGIONS, LABELS))
+        torch.stack(list(terms.values())).sum().backward()
+        assert leaf.grad is not None
+        np.save(
+            f"{folder}/{rank}.npy", np.concatenate([[float(t.detach()) for t in terms.values()], leaf.grad.numpy().ravel() / 2])
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_whose_rows_have_other_targets_have_the_loss_of_the_whole_batch(tmp_path: Path) -> None:
+    spawn(_unequal_share, (str(tmp_path),), nprocs=2)
+    logits, truth, known = two_targets()
+    logits.requires_grad_()
+    whole = segmentation_losses(logits, batch_of(truth, known), (REGIONS, LABELS))
+    torch.stack(list(whole.values())).sum().backward()
+    assert logits.grad is not None
+    found = [np.load(tmp_path / f"{rank}.npy") for rank in (0, 1)]
+    assert (found[0][:4] + found[1][:4]) / 2 == pytest.approx([float(t.detach()) for t in whole.values()], abs=1e-6)
+    assert np.concatenate([part[4:] for part in found]) == pytest.approx(logits.grad.numpy().ravel(), abs=1e-7)
 
 
 @pytest.mark.parametrize("target", [REGIONS, LABELS], ids=["regions", "labels"])

@@ -56,6 +56,12 @@ def test_a_patch_that_cannot_be_halved_is_refused_with_what_would_do(patch: tupl
     )
 
 
+def test_images_that_are_not_registered_cannot_be_channels_of_one_network() -> None:
+    two = Problem((Modality("t1"), Modality("photo", spatial_dims=2, grid="photo")), (WT,), 2, (8, 8))
+    with pytest.raises(ConfigError, match=r"data.modalities must share the grid grid for a U-Net .*; got photo on another\."):
+        EarlyFusionUNet(two, kind="residual", width=2, levels=2)
+
+
 def test_nnunet_has_at_least_three_levels() -> None:
     with pytest.raises(
         ConfigError, match=r"method.levels must be at least 3 for nnU-Net's network; got 2. Raise method.levels"

@@ -231,7 +231,7 @@ def write_run(
     if evaluated:
         _results(world, test, method=method, seed=seed, missing=missing).save(folder / "results" / "test.json")
         if world is not CHEST:
-            save_examples(folder / "examples", _examples(world, test))
+            save_examples(folder / "examples" / "test", _examples(world, test))
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.reporting.about import empty_predictions
 from comodal.reporting.answer import answer
-from comodal.reporting.tables import as_table
+from comodal.reporting.tables import as_table, page_tables
 
 A, AB = ("flair",), ("flair", "t1")
 
@@ -25,20 +25,49 @@ def result(method: str, values: dict[tuple[str, ...], list[float]]) -> Results:
 def test_one_method_says_its_average_best_and_worst() -> None:
     text = answer(as_table(result("unet", {A: [0.4, 0.6], AB: [0.8, 0.9]})))
     assert text == (
-        "unet reaches a DSC WT of 0.675 [0.60, 0.75] on 2 test cases, averaged over all 2 subsets of the modalities. "
+        "unet reaches a DSC WT of 0.675 on 2 test cases, averaged over all 2 subsets of the modalities. "
         "unet is best from flair + t1 (0.850 [0.80, 0.90]) and worst from flair (0.500 [0.40, 0.60])."
     )
 
 
+LOW, HIGH = [0.40, 0.44, 0.48, 0.52, 0.56, 0.60], [0.70, 0.74, 0.78, 0.82, 0.86, 0.90]
+
+
+def plus(values: list[float], *changes: float) -> list[float]:
+    return [value + change for value, change in zip(values, changes, strict=True)]
+
+
 def test_a_clear_difference_has_a_direction_and_an_unclear_one_has_none() -> None:
-    base = result("unet", {A: [0.4, 0.5, 0.6], AB: [0.7, 0.8, 0.9]})
-    better = result("moddrop", {A: [0.6, 0.7, 0.8], AB: [0.7, 0.8, 0.9]})
+    base = result("unet", {A: LOW, AB: HIGH})
+    better = result("moddrop", {A: plus(LOW, *[0.2] * 6), AB: HIGH})
     text = answer(as_table([base, better]), split="val")
     assert text.startswith("The DSC WT of moddrop is 0.100 higher than that of unet, averaged over all 2 subsets")
-    assert "over 3 val cases" in text
+    assert "over 6 val cases" in text
     assert "With all modalities the difference is 0.000 [0.000, 0.000]." in text
-    mixed = result("moddrop", {A: [0.3, 0.5, 0.7], AB: [0.7, 0.8, 0.9]})
+    mixed = result("moddrop", {A: plus(LOW, 0.1, -0.1, 0.1, -0.1, 0.1, -0.1), AB: HIGH})
     assert answer(as_table([base, mixed])).startswith("There is no clear difference between moddrop and unet: 0.000 DSC WT")
+
+
+def test_the_headline_and_the_table_call_the_same_differences_clear() -> None:
+    """Five of six patients gain: the interval excludes zero, the test does not (p = 2 x 2 / 64). Neither may call it clear."""
+    base = result("unet", {A: LOW, AB: HIGH})
+    one, two = (plus(values, -0.01, 0.05, 0.06, 0.07, 0.08, 0.09) for values in (LOW, HIGH))
+    gains = result("moddrop", {A: one, AB: two})
+    table = as_table([base, gains])
+    assert table.average is not None
+    contrast = table.average.contrasts["moddrop"]["DSC/WT"]
+    assert contrast.ci95 is not None and contrast.ci95[0] > 0 and contrast.p_holm is not None and contrast.p_holm > 0.05
+    text = answer(table)
+    assert text.startswith("There is no clear difference between moddrop and unet: +0.0")
+    assert {cell.look for row in page_tables(table)[0].rows for cell in row.cells} == {"value", "difference"}
+
+
+def test_without_an_interval_nothing_is_clear_and_the_reason_is_said() -> None:
+    base = result("unet", {A: LOW[:5], AB: HIGH[:5]})
+    text = answer(as_table([base, result("moddrop", {A: HIGH[:5], AB: HIGH[:5]})]))
+    assert text.startswith("There is no clear difference between moddrop and unet: +0.150 DSC WT")
+    assert "(too few patients for an interval, p = 0.062)" in text
+    assert "With all modalities the difference is 0.000." in text
 
 
 def test_nothing_evaluated() -> None:

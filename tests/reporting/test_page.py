@@ -130,6 +130,93 @@ def test_runs_with_other_settings_are_no_seeds_of_each_other(make_run: Make, wor
     assert {label: [r.folder.name for r in rs] for label, rs in labels.items()} == {"unet (a)": ["a", "b"], "unet (c)": ["c"]}
 
 
+def rewritten(run: Path, file: str, old: str, new: str) -> Path:
+    text = (run / file).read_text()
+    assert old in text
+    (run / file).write_text(text.replace(old, new))
+    return run
+
+
+def test_runs_of_other_cohorts_are_no_seeds_of_each_other(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    """Each run calls its own copy of the cohort "cohort.csv"; what counts is what stands in it."""
+    runs = [make_run(f"r{k}", worlds["lgg"], method="unet", seed=k) for k in range(3)]
+    for run in runs:
+        rewritten(run, "config.yaml", "../lgg.csv", "cohort.csv")
+    assert list(group([read_run(run) for run in runs])) == ["unet"]
+    rewritten(runs[2], "cohort.csv", "3/flair.tif", "other/flair.tif")
+    labels = group([read_run(run) for run in runs])
+    assert {label: [r.folder.name for r in rs] for label, rs in labels.items()} == {
+        "unet (r0)": ["r0", "r1"],
+        "unet (r2)": ["r2"],
+    }
+    text = Elements(write_page(runs, tmp_path / "page.html").read_text(encoding="utf-8")).text
+    said = "The runs were trained on different cohorts (r0, r1; r2). Their cases are not paired, even where names agree."
+    assert said in text
+    assert "unet (r2) and unet (r0) have no result in common." in text  # P000 of two cohorts is not one patient
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("config.yaml", "splits:\n  fold: 0", "splits:\n  fold: 0\n  column: false"),
+        ("splits.json", '"T000", ', ""),
+        ("cohort.yaml", "root: .", "root: elsewhere"),
+        ("cohort.yaml", "name: seg", "name: mask"),
+    ],
+)
+def test_runs_with_other_splits_or_files_are_no_seeds_of_each_other(
+    make_run: Make, worlds: dict[str, Any], tmp_path: Path, file: str, old: str, new: str
+) -> None:
+    runs = [make_run(f"r{k}", worlds["lgg"], method="unet", seed=k) for k in range(2)]
+    rewritten(runs[1], file, old, new)
+    assert list(group([read_run(run) for run in runs])) == ["unet (r0)", "unet (r1)"]
+    if "root" in old:
+        assert "but in different folders" in write_page(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_folds_are_runs_of_one_method(make_run: Make, worlds: dict[str, Any]) -> None:
+    runs = [make_run(f"r{k}", worlds["lgg"], method="unet", evaluated=False) for k in range(2)]
+    for k, run in enumerate(runs):
+        rewritten(run, "config.yaml", "fold: 0\n  folds: null", f"fold: {k}\n  folds: 2")
+    rewritten(runs[1], "splits.json", '"T000", ', "")
+    assert list(group([read_run(run) for run in runs])) == ["unet"]
+
+
+def test_pictures_are_of_the_cases_that_the_tables_show(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run("r", worlds["lgg"], method="unet")
+    (run / "examples" / "test").rename(run / "examples" / "train")
+    assert "img" not in Elements(write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")).tags
+    (run / "examples" / "train").rename(run / "examples" / "test")
+    assert "worst P002 (slice 41) of the test cases" in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_single_class_has_no_mean_beside_it(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run("r", worlds["lgg"], method="unet")
+    result = read_run(run).results["test"]
+    notes = {"DSC/lesion": "one", "DSC/mean": "two; intervals of fewer than 20 patients are too narrow"}
+    row = result.subsets[0]
+    metrics = {name: value.model_copy(update={"note": notes.get(name)}) for name, value in row.metrics.items()}
+    changed = (row.model_copy(update={"metrics": metrics}), *result.subsets[1:])
+    result.model_copy(update={"subsets": changed}).save(run / "results" / "test.json")
+    text = Elements(write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "DSC mean" not in text and "mean DSC" not in text
+    assert "pre, DSC lesion: one" in text
+    assert text.count("ntervals of fewer than 20 patients are too narrow") == 1  # 16 patients; said once, in the caption
+
+
+def test_a_restricted_evaluation_is_shown_only_where_there_is_no_whole_one(
+    make_run: Make, worlds: dict[str, Any], tmp_path: Path
+) -> None:
+    run = make_run("r", worlds["lgg"], method="unet")
+    result = read_run(run).results["test"]
+    part = result.model_copy(update={"split": "test.use-pre", "subsets": result.subsets[:1], "notes": ("Only pre was read.",)})
+    part.save(run / "results" / "test.use-pre.json")
+    assert "Only pre was read." not in write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    (run / "results" / "test.json").unlink()
+    text = Elements(write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "Only pre was read." in text and "not run" in text and "on 16 test cases, from pre" in text
+
+
 def test_labels_of_ones_own(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
     runs = {
         "narrow": [make_run("a", worlds["chest"], method="x")],

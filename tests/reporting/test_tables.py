@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comodal.evaluation.comparison import Contrast
+from comodal.evaluation.comparison import combine
 from comodal.evaluation.metrics import Conventions
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
+from comodal.evaluation.table import Contrast
 from comodal.reporting.record import read_run
 from comodal.reporting.tables import (
     as_table,
@@ -51,6 +52,10 @@ def test_results_of_one_label_are_runs_and_of_two_labels_are_compared() -> None:
     assert table.columns[3:] == ("unet DSC/WT", "moddrop DSC/WT", "moddrop - unet DSC/WT")
     assert table.rows[1][3:] == ("0.741 [0.70, 0.78]", "0.850 [0.85, 0.85]", "+0.109 [+0.109, +0.109] p=0.004")
     assert "unet 1, moddrop 2" in table.caption
+    assert "Intervals of fewer than 20 patients are too narrow." in table.caption
+    assert "for each metric Holm-corrected over 2 rows." in table.caption
+    more = terminal_table([small(), small("moddrop", 0.8), small("other", 0.9)])
+    assert "for each metric Holm-corrected over 2 rows and 2 methods." in more.caption
 
 
 def test_markdown_escapes_what_would_break_it() -> None:
@@ -64,6 +69,10 @@ def test_markdown_escapes_what_would_break_it() -> None:
 def test_the_mean_over_one_region_is_left_out() -> None:
     assert shown_metrics(as_table(small())) == ("DSC/WT", "HD95/WT")
     assert primary_metric(as_table(small())) == "DSC/WT"
+    assert "mean" not in " ".join(terminal_table(small()).columns) + markdown_table([small(), small("x")])
+    (table,) = page_tables(as_table(small()))
+    assert table.columns == ("WT", "WT") and [label for label, _ in table.groups] == ["DSC", "HD95 (mm)"]
+    assert [label for label, _ in page_tables(as_table([small(), small("x")]))[0].groups] == ["DSC WT"]
 
 
 def test_voxels_are_not_called_millimetres() -> None:
@@ -78,7 +87,8 @@ def test_a_difference_without_common_cases_is_a_dash() -> None:
 
 def test_page_tables_of_two_methods_are_one_per_metric(study: Path) -> None:
     runs = [study / "runs" / f"{method}-seed{seed}" for method in ("unet", "moddrop") for seed in (0, 2)]
-    table = as_table([read_run(run).results["test"] for run in runs])
+    found = [read_run(run).results["test"] for run in runs]
+    table = combine({"unet": found[:2], "moddrop": found[2:]}, resamples=200)
     dsc, hd95 = page_tables(table)
     assert dsc.columns == ("unet", "moddrop", "moddrop − unet") * 4
     assert [label for label, _ in dsc.groups] == ["DSC WT", "DSC TC", "DSC ET", "DSC mean"]
@@ -93,5 +103,9 @@ def test_page_tables_of_two_methods_are_one_per_metric(study: Path) -> None:
 def test_wide_tables_are_split_by_region(study: Path) -> None:
     one = read_run(study / "runs" / "unet-seed0").results["test"]
     by = {name: [one] for name in "vwxyz"}
-    tables = page_tables(as_table(by))
+    tables = page_tables(combine(by, resamples=50))
     assert [table.groups[0] for table in tables[:2]] == [("DSC WT", 9), ("DSC TC", 9)]
+    assert (
+        "over 15 rows and 4 methods, in the row of averages over the methods"
+        in terminal_table(combine(by, resamples=50)).caption
+    )

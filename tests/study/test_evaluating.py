@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.training.fakes import config_for, write_cohort
 
+from comodal.data.cohort import Cohort
 from comodal.errors import ConfigError, DataError
+from comodal.evaluation.examples import load_examples
 from comodal.evaluation.results import Results
+from comodal.inference.predictor import predict_case
 from comodal.run import Run
-from comodal.study.evaluating import cases_of, evaluate_run, finished, parse_subsets, run_folder, usable
+from comodal.study.evaluating import cases_of, evaluate_run, finished, name_of, parse_subsets, run_folder, usable
 from comodal.training.events import Event, Progress
 from comodal.training.train import train_run
 
@@ -56,7 +60,7 @@ def test_results_are_written_whole_and_read_back(run: Run) -> None:
     assert [row.present for row in found.subsets] == [("a",), ("b",), ("a", "b")]
     with_b = sum("b" in run.cohort.case(i).cells for i in run.splits["test"])
     assert [row.metrics["DSC/WT"].n for row in found.subsets] == [2, with_b, with_b]
-    assert (run.path / "examples" / "examples.json").is_file()
+    assert (run.path / "examples" / "test" / "examples.json").is_file()
     progress = [event for event in events if isinstance(event, Progress)]
     assert [event.done for event in progress] == list(range(1, 3 + 2 * with_b)) and progress[-1].seconds_left == 0
 
@@ -70,7 +74,7 @@ def test_an_evaluation_repeats_itself(run: Run) -> None:
 
 def test_only_chosen_modalities_and_subsets(run: Run) -> None:
     found = evaluate_run(run, split="val", subsets="a", use=["a"], device="cpu", examples=False)
-    assert [row.present for row in found.subsets] == [("a",)] and found.split == "val"
+    assert [row.present for row in found.subsets] == [("a",)] and found.split == "val.use-a"
     assert usable(run, ["b", "a"]) == ("a", "b") and usable(run, None) == ("a", "b")
     with pytest.raises(ConfigError, match=r"--subsets must name modalities of the run; got 'b'"):
         evaluate_run(run, split="val", subsets="b", use=["a"], device="cpu")
@@ -95,10 +99,95 @@ def test_no_case_to_evaluate_is_said(run: Run) -> None:
 def test_a_run_is_finished_with_weights_and_results(run: Run, tmp_path: Path) -> None:
     evaluate_run(run, device="cpu")
     assert finished(run, "test") is not None and finished(run, "all") is None
-    assert run_folder(tmp_path, "unet", 3, None) == tmp_path / "runs" / "unet-seed3"
-    assert run_folder(tmp_path, "unet", 3, 1) == tmp_path / "runs" / "unet-seed3-fold1"
+    assert run_folder(tmp_path, "unet", seed=3, fold=None) == tmp_path / "runs" / "unet-seed3"
+    assert run_folder(tmp_path, "unet", seed=3, fold=1) == tmp_path / "runs" / "unet-seed3-fold1"
 
 
-def test_a_run_that_was_evaluated_in_part_is_not_finished(run: Run) -> None:
-    evaluate_run(run, subsets="a", device="cpu", examples=False)
+def test_an_evaluation_in_part_takes_the_place_of_nothing(run: Run) -> None:
+    whole = evaluate_run(run, device="cpu")
+    written = {path: path.read_bytes() for path in run.path.glob("*/test*") if path.is_file()}
+    for part, name in [
+        (evaluate_run(run, subsets="a", device="cpu"), "test.subsets-a"),
+        (evaluate_run(run, subsets="b;a,b", device="cpu"), "test.subsets-b_a+b"),
+        (evaluate_run(run, use=["b"], device="cpu"), "test.use-b"),
+        (evaluate_run(run, use=["b"], subsets="b", device="cpu"), "test.use-b"),
+    ]:
+        assert part.split == name and Results.load(run.path / "results" / f"{name}.json") == part
+        assert (run.path / "examples" / name / "examples.json").is_file()
+        assert part.notes == (("Only these modalities were read: b.",) if "use" in name else ())
+        assert all(row == whole.row(row.present) for row in part.subsets)
+    assert {path: path.read_bytes() for path in written} == written
+    assert finished(run, "test") == whole
+    assert evaluate_run(run, use=["b", "a"], subsets="a;b;b,a", device="cpu").split == "test"  # all there is
+
+
+def test_a_result_that_lacks_subsets_is_not_finished(run: Run) -> None:
+    whole = evaluate_run(run, device="cpu", examples=False)
+    whole.model_copy(update={"subsets": whole.subsets[:1]}).save(run.path / "results" / "test.json")
     assert finished(run, "test") is None  # a study evaluates it anew
+    evaluate_run(run, device="cpu", examples=False)
+
+
+def test_examples_are_kept_by_split(run: Run) -> None:
+    """A page that shows the test cases may not show pictures of others, only because another split was evaluated later."""
+    evaluate_run(run, device="cpu")
+    before = (run.path / "examples" / "test" / "examples.json").read_bytes()
+    evaluate_run(run, split="train", device="cpu")
+    assert (run.path / "examples" / "test" / "examples.json").read_bytes() == before
+    shown = {example.subject for example in load_examples(run.path / "examples" / "train")}
+    assert shown and shown <= set(run.splits["train"])
+
+
+def test_masks_and_numbers_of_the_examples_agree(tmp_path: Path) -> None:
+    """Windows that overlap give another mask than windows that do not: here a case is 16 wide and a window 8."""
+    cohort = write_cohort(tmp_path / "cohort")
+    config = config_for(cohort, "unet", steps=30, data={"patch": [8, 8]}, training={"overlap": 0.75, "validations": 0})
+    run = train_run(config, tmp_path / "run")
+    evaluate_run(run, device="cpu")
+    seen = 0
+    for example in load_examples(run.path / "examples" / "test"):
+        for name, mask in example.predictions.items():
+            preparer = run.preparer()
+            case = run.cohort.case(example.subject)
+            subset = tuple(name.split("+"))
+            prepared = preparer.case(case, use=subset)
+            ((_, found),) = predict_case(run.method(), prepared, subsets=[subset], overlap=0.75)
+            expected = found.probabilities["seg"][..., example.slice] >= 0.5
+            assert np.array_equal(mask, expected)
+            seen += int(mask.any())
+    assert seen
+
+
+def test_other_cohorts_of_one_name_have_files_of_their_own(run: Run, tmp_path: Path) -> None:
+    others = [Cohort.load(write_cohort(tmp_path / folder)) for folder in ("north", "south")]
+    names = [evaluate_run(run, cohort=other, device="cpu").split for other in others]
+    assert [evaluate_run(run, cohort=other, device="cpu").split for other in others] == names  # again: the same files
+    assert names[0] != names[1]
+    assert [name.rsplit("-", 1)[0] for name in names] == ["north-cohort", "south-cohort"]
+    assert all((run.path / "results" / f"{name}.json").is_file() for name in names)
+    assert not any((run.path / "examples" / name).exists() for name in names)
+    assert evaluate_run(run, cohort=others[1], use=["a"], device="cpu").split == f"{names[1]}.use-a"
+
+
+def test_names_are_file_names_however_long_or_odd(run: Run) -> None:
+    many = [tuple(f"modality{i}" for i in range(k)) for k in range(1, 12)]
+    name = name_of(run, "test", many, use=("a", "b"))
+    assert len(name) < 100 and name != name_of(run, "test", many[:-1], use=("a", "b"))
+    odd = name_of(run, "../test", [("a/b",)], use=("a/b",))
+    assert "/" not in odd and odd != name_of(run, "../test", [("a.b",)], use=("a.b",))
+
+
+def test_a_damaged_file_says_how_to_go_on_without_its_modality(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort")
+    run = train_run(config_for(cohort, "moddrop", steps=1, training={"validations": 0}), tmp_path / "run")
+    case = next(c for i in run.splits["test"] if "b" in (c := run.cohort.case(i)).cells)
+    file = run.cohort.file(case, "b")
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(DataError, match=rf"subject {case.id}, modality b, .*\. Or evaluate without b: --use a\.$"):
+        evaluate_run(run, device="cpu")
+    assert evaluate_run(run, use=["a"], device="cpu").split == "test.use-a"
+    truth = run.cohort.file(case, "seg")
+    truth.write_bytes(truth.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"modality seg") as caught:
+        evaluate_run(run, use=["a"], device="cpu")
+    assert "--use" not in str(caught.value)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from tests.training.fakes import values_for, write_cohort
 
-from comodal.errors import ComodalError
+from comodal.errors import ComodalError, ConfigError
 from comodal.run import Run
 from comodal.study.study import StudyResult, load_study, run_study
 from comodal.training.events import Emit, Event, Progress, Said, silent
@@ -98,13 +99,72 @@ def test_a_study_that_was_stopped_runs_only_the_rest(cohort: Path, tmp_path: Pat
     assert trained(events) == 0 and not [event for event in events if isinstance(event, Said) and event.level == "warning"]
 
 
-def test_a_changed_study_says_which_runs_are_of_the_old_one(cohort: Path, whole: StudyResult) -> None:
+def refused(file: Path, out: Path) -> str:
+    """What a study says that may not go on; it has trained nothing then."""
     events: list[Event] = []
-    training = {**values_for(cohort)["training"], "clip": 1.0}
-    run_study(study_file(cohort, training=training), whole.out, emit=events.append)
-    texts = [event.text for event in events if isinstance(event, Said) and event.level == "warning"]
-    assert texts[0] == "unet-seed0 was run with another configuration and is kept. Delete the folder to run it anew."
-    assert len(texts) == 4 and trained(events) == 0
+    with pytest.raises(ConfigError) as caught:
+        run_study(file, out, emit=events.append)
+    assert trained(events) == 0
+    return str(caught.value)
+
+
+def test_a_study_does_not_go_on_with_other_settings(cohort: Path, whole: StudyResult) -> None:
+    training = {**values_for(cohort)["training"], "clip": 1.5}
+    folder = whole.out / "runs" / "unet-seed0"
+    assert refused(study_file(cohort, training=training), whole.out) == (
+        "A run of the study must be as the study would make it now; got training.clip was 12.0 and is 1.5 "
+        f"[file {folder}]. Choose another --out or delete the folder."
+    )
+    splits = {"fractions": [0.5, 0.25, 0.25], "seed": 3}
+    assert "got splits.seed was 0 and is 3 [file" in refused(study_file(cohort, splits=splits), whole.out)
+    methods = [{"name": "unet", "config": {"width": 8, "levels": 2, "steps": 4}}]
+    assert "got method.width was 4 and is 8 [file" in refused(study_file(cohort, methods=methods), whole.out)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("p6,,p6,,,p6/a.nii,p6/b.nii,p6/seg.nii\n", "", "p6: not in the cohort any more"),
+        ("p6,,p6,", "p9,,p9,", "p6: not in the cohort any more; p9: new in the cohort"),
+        ("p6/b.nii", "", "the cohort's row of p6"),
+        ("p6,,p6,", "p6,,p5,", "the cohort's row of p6"),
+    ],
+)
+def test_a_study_does_not_go_on_with_another_cohort(tmp_path: Path, old: str, new: str, what: str) -> None:
+    """Whether its run has been trained to its end or not."""
+    table = write_cohort(tmp_path / "cohort")
+    one = [{"name": "unet", "config": {"width": 4, "levels": 2, "steps": 4}}]
+    file, out = study_file(table, methods=one, seeds=[0]), tmp_path / "out"
+    with pytest.raises(Stop):
+        run_study(file, out, emit=stop_in_run(1))
+    assert not (out / "runs" / "unet-seed0" / "weights.safetensors").exists()
+    text = table.read_text()
+    assert text.count(old) == 1
+    table.write_text(text.replace(old, new))
+    said = refused(file, out)
+    assert said.startswith("A run of the study must be as the study would make it now; got " + what)
+    assert f"[file {out / 'runs' / 'unet-seed0'}]. Choose another --out or delete the folder." in said
+
+
+def test_a_study_goes_on_after_it_was_moved(tmp_path: Path) -> None:
+    table = write_cohort(tmp_path / "old" / "cohort")
+    one = [{"name": "unet", "config": {"width": 4, "levels": 2, "steps": 1}}]
+    run_study(study_file(table, methods=one, seeds=[0]), tmp_path / "old" / "out")
+    (tmp_path / "old").rename(tmp_path / "new")
+    events: list[Event] = []
+    run_study(tmp_path / "new" / "cohort" / "study.yaml", tmp_path / "new" / "out", emit=events.append)
+    assert trained(events) == 0
+
+
+def test_a_run_whose_splits_are_not_those_of_the_study_is_refused(tmp_path: Path) -> None:
+    table = write_cohort(tmp_path / "cohort")
+    one = [{"name": "unet", "config": {"width": 4, "levels": 2, "steps": 1}}]
+    file, out = study_file(table, methods=one, seeds=[0]), tmp_path / "out"
+    run_study(file, out)
+    splits = out / "runs" / "unet-seed0" / "splits.json"
+    parts = json.loads(splits.read_text())
+    splits.write_text(json.dumps({**parts, "train": parts["test"], "test": parts["train"]}))
+    assert "as the study would make it now; got the splits [file" in refused(file, out)
 
 
 def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:

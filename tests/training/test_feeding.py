@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comodal.batch import Batch, Sample, collate
-from comodal.errors import ConfigError
+from comodal.errors import ConfigError, DataError
 from comodal.modality import Modality
 from comodal.training.feeding import Feed
 
@@ -73,6 +73,18 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
         Feed(Numbers(8), joined, 5, world=2)
     text = "training.batch_size must be divisible by the number of processes (2); got 5. Choose 4."
     assert str(caught.value) == text
+
+
+class Broken(Numbers):
+    def __getitem__(self, index: int) -> Sample:
+        raise DataError("cell must be whole; got half. Copy it again.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_one_sentence_whoever_reads_it(workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        seen(Feed(Broken(4), joined, 2, workers=workers), 0)
+    assert str(caught.value) == "cell must be whole; got half. Copy it again."
 
 
 def test_workers_change_nothing() -> None:

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from comodal.batch import Batch, Sample, collate
 from comodal.config import TrainingConfig
 from comodal.errors import TrainingFailed
-from comodal.method import Method, MethodConfig, Monitor, Optimiser, Problem, Stage
+from comodal.method import Losses, Method, MethodConfig, Monitor, Optimiser, Problem, Stage
 from comodal.modality import Modality
+from comodal.training import loop as loop_module
 from comodal.training.checkpoint import load_checkpoint
 from comodal.training.collapse import CollapseWatch
 from comodal.training.events import Event, Progress, Said
 from comodal.training.feeding import Feed
 from comodal.training.log import MetricsLog
-from comodal.training.loop import Loop, Verdict, run_stage, step_seed, validation_steps
+from comodal.training.loop import Loop, Outcome, Verdict, run_stage, step_seed, validation_steps
 
 VALUE = Modality("v", kind="features", spatial_dims=0, channels=1)
 
@@ -114,6 +115,27 @@ def test_steps_by_hand(tmp_path: Path) -> None:
         "rates": {"all": 0.1},
     }
     assert second["loss"] == pytest.approx(0.25 - 0.199)
+
+
+def test_diagnostics_are_averaged_over_the_processes_that_have_them_and_terms_over_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Telling(Slope):
+        def losses(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+            return Losses(super().losses(batch, stage), {"nats": self.weight + 3.0})
+
+    class Two:
+        world_size = 2
+
+    harness = Harness(tmp_path, Telling(), validations=0)
+    harness.run(stage_of(2))
+    first, second = harness.lines("step")
+    assert first["diagnostics"] == {"nats": 3.0} and first["loss"] == 0.25 and set(first["terms"]) == {"fall", "rest"}
+    assert second["diagnostics"]["nats"] == pytest.approx(3.0 - 0.199)
+    one, two = Outcome({"ce": 1.0}, {"nats": 2.0, "own": 8.0}, ("p1",)), Outcome({"ce": 2.0, "kl": 1.0}, {"nats": 4.0}, ("p2",))
+    monkeypatch.setattr(loop_module, "from_all", lambda fabric, own: [one, two])
+    both = loop_module._of_all(Two(), one)  # type: ignore[arg-type]
+    assert both.terms == {"ce": 1.5, "kl": 0.5} and both.diagnostics == {"nats": 3.0, "own": 8.0} and both.ids == ("p1", "p2")
 
 
 def test_a_gradient_is_clipped_to_its_norm(tmp_path: Path) -> None:

@@ -126,6 +126,23 @@ def test_the_text_is_the_configuration_with_reasons(tmp_path: Path) -> None:
         init("moddrop", cohort, out=tmp_path / "sub" / "config.yaml")
 
 
+def test_images_of_another_grid_get_a_patch_of_their_own(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 30), dtype=np.uint8), np.eye(4)), tmp_path / "t1.nii.gz")
+    Image.fromarray(np.zeros((90, 120), dtype=np.uint8)).save(tmp_path / "slide.png")
+    specs = [ModalitySpec(name="t1", grid="mri"), ModalitySpec(name="slide", spatial_dims=2, grid="slide")]
+    grade = TargetSpec(name="grade", kind="class", classes=["low", "high"])
+    path = cohort_of(tmp_path, specs, [{"t1": "t1.nii.gz", "slide": "slide.png", "grade": "low"}] * 2, grade)
+    cohort = Cohort.load(path)
+    seen = look(cohort)
+    assert seen is not None and seen.shape == (40, 40, 30)  # no mean of volumes and pictures
+    data = planning._with_other_grids(cohort, {"spatial_dims": 3, "patch": [40, 40, 32], "spacing": [1.0, 1.0, 1.0]})
+    assert data == {
+        "spatial_dims": 3,
+        "patch": {"mri": [40, 40, 32], "slide": [120, 96]},
+        "spacing": {"mri": [1.0, 1.0, 1.0]},
+    }
+
+
 def test_the_pace_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     cohort = volumes(tmp_path / "c", (16, 16, 16), [(2, 2, 2)] * 2)

@@ -98,6 +98,20 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(cohort: Path, tmp_path: Path) -
     same(tmp_path)
 
 
+def test_the_seconds_of_all_sessions_count(cohort: Path, tmp_path: Path) -> None:
+    config = config_for(cohort)
+    with pytest.raises(Stop):
+        train_run(config, tmp_path / "run", emit=stopping(Stop, 5))
+    checkpoint = load_checkpoint(tmp_path / "run" / "resume")
+    assert checkpoint is not None and checkpoint.info.seconds > 0
+    file = tmp_path / "run" / "resume" / f"0-{checkpoint.step}" / "state.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps({**state, "info": {**state["info"], "seconds": 1000.0}}))
+    train_run(config, tmp_path / "run", resume=True)
+    known = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert 1000 < known["training_seconds"] < 1500
+
+
 def test_resuming_a_finished_run_does_nothing(cohort: Path, tmp_path: Path) -> None:
     config = config_for(cohort)
     train_run(config, tmp_path / "run")

@@ -16,8 +16,9 @@ from comodal.errors import ComodalError, ConfigError
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.method import Monitor, Stage
 from comodal.run import Run
+from comodal.training.checking import stage_cases
 from comodal.training.events import Event, Said
-from comodal.training.train import make_fabric, make_feed, stage_cases, train_run, validation_feed
+from comodal.training.train import make_fabric, make_feed, train_run, validation_feed
 from comodal.training.validation import Validator, missed_classes
 
 
@@ -29,7 +30,7 @@ def lines(run: Path, event: str) -> list[dict[str, Any]]:
 def test_a_run_folder_is_whole(cohort: Path, tmp_path: Path) -> None:
     run = train_run(config_for(cohort, "moddrop"), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {
+    assert names - {"cache"} == {
         "config.yaml",
         "cohort.csv",
         "cohort.yaml",
@@ -38,7 +39,6 @@ def test_a_run_folder_is_whole(cohort: Path, tmp_path: Path) -> None:
         "environment.json",
         "metrics.jsonl",
         "resume",
-        "cache",
         "weights.safetensors",
     }
     assert {name: len(ids) for name, ids in run.splits.items()} == {"train": 4, "val": 2, "test": 2}
@@ -149,7 +149,7 @@ def test_a_case_takes_part_where_it_has_what_a_stage_asks(cohort: Path, tmp_path
     run = train_run(config_for(cohort, steps=1), tmp_path / "run")
 
     def ids(stage: Stage) -> list[str]:
-        return [case.id for case in stage_cases(run.problem, run.cohort, run.cohort.ids, stage)]
+        return [case.id for case in stage_cases(run.problem, run.cohort, run.cohort.ids, stage=stage)]
 
     assert ids(Stage("s", steps=1)) == [f"p{k}" for k in range(8)]
     assert ids(Stage("s", modalities=("a", "b"), steps=1)) == [f"p{k}" for k in range(8) if k not in (3, 7)]
@@ -158,27 +158,27 @@ def test_a_case_takes_part_where_it_has_what_a_stage_asks(cohort: Path, tmp_path
 
 def test_a_stage_on_encodings_reads_each_of_them_once_made(cohort: Path, tmp_path: Path) -> None:
     register("tests.training.fakes")
-    run = train_run(config_for(cohort, "two-stage"), tmp_path / "run")
+    run = train_run(config_for(cohort, "two-stage", data={"cache": str(tmp_path / "cache")}), tmp_path / "run")
     method = run.method()
     stage = method.stages()[1]
-    cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage)
-    preparer = run.preparer(cache=run.cache)
-    files = sorted((run.cache / "encodings").iterdir())
+    cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage=stage)
+    preparer = run.preparer(cache=tmp_path / "cache")
+    files = sorted((tmp_path / "cache" / "encodings").iterdir())
     have = sum(
         len([n for n in ("a", "b") if n in run.cohort.case(i).cells]) for i in (*run.splits["train"], *run.splits["val"])
     )
     assert len(files) == have  # training and validation cases, each modality
-    feed = make_feed(run, method, stage, preparer, cases, augment=False)
+    feed = make_feed(run, method, stage, preparer=preparer, cases=cases, augment=False)
     batch = next(iter(feed.batches(0)))
     method.eval()
-    raw = make_feed(run, method, Stage("raw", steps=1), preparer, cases, augment=False)
+    raw = make_feed(run, method, Stage("raw", steps=1), preparer=preparer, cases=cases, augment=False)
     whole = raw.draws[0]
     assert {tuple(v.shape) for v in batch.inputs.values() if isinstance(v, torch.Tensor)} == {(2, 3, 16, 16)}
     assert whole.inputs["a"].shape == (1, 16, 16)  # type: ignore[union-attr]
-    assert sorted((run.cache / "encodings").iterdir()) == files  # found again, not made again
+    assert sorted((tmp_path / "cache" / "encodings").iterdir()) == files  # found again, not made again
     method.encoders["a"][0].weight.data += 1.0  # type: ignore[index, union-attr]
-    list(make_feed(run, method, stage, preparer, cases, augment=False).batches(0))
-    assert len(list((run.cache / "encodings").iterdir())) > len(files)  # other frozen weights, other encodings
+    list(make_feed(run, method, stage, preparer=preparer, cases=cases, augment=False).batches(0))
+    assert len(list((tmp_path / "cache" / "encodings").iterdir())) > len(files)  # other frozen weights, other encodings
 
 
 # ------------------------------------------------------------------------------------------------------------- validation
@@ -190,7 +190,7 @@ def test_a_validation_repeats_itself_to_the_last_bit(cohort: Path, tmp_path: Pat
     run = train_run(config_for(cohort, "moddrop"), tmp_path / "run")
     method = run.method()
     validator = validator_of(run)
-    validator.feed = lambda: validation_feed(run, method, method.stages()[0], run.preparer(cache=run.cache))
+    validator.feed = validation_feed(run, method, method.stages()[0], preparer=run.preparer(cache=run.cache))
     torch.manual_seed(1)
     first = validator(method, method.stages()[0])
     torch.manual_seed(2)
@@ -206,7 +206,7 @@ def test_a_loss_that_is_monitored_needs_no_prediction(cohort: Path, tmp_path: Pa
     monkeypatch.setattr(method, "predict", None)
     validator = validator_of(run)
     stage = Stage("s", steps=1, monitor=Monitor("loss"))
-    validator.feed = lambda: validation_feed(run, method, stage, run.preparer(cache=run.cache))
+    validator.feed = validation_feed(run, method, stage, preparer=run.preparer(cache=run.cache))
     assert set(validator(method, stage).metrics) == {"loss"}
 
 
@@ -239,7 +239,7 @@ def results_of(rows: dict[str, tuple[float, ...]], n_pos: int, n_neg: int) -> Re
     ],
 )
 def test_missed_classes(values: tuple[float, ...], n_pos: int, n_neg: int, missed: tuple[str, ...]) -> None:
-    assert missed_classes(results_of({"DSC/ET": values, "DSC/mean": values}, n_pos, n_neg)) == missed
+    assert missed_classes([results_of({"DSC/ET": values, "DSC/mean": values}, n_pos, n_neg)]) == missed
 
 
 def test_collapse_to_empty_predictions_is_said_while_it_runs(cohort: Path, tmp_path: Path) -> None:

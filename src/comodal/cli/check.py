@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from comodal.cli.answer import Answer
-from comodal.cli.console import table
+from comodal.cli.console import Console, table
 
 if TYPE_CHECKING:
     from comodal.data.integrity import CheckReport
 
 
-def check(cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="A cohort.csv with its .yaml beside it.")]) -> Answer:
+def check(
+    cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="A cohort.csv with its .yaml beside it.")],
+    *,
+    console: Console,
+) -> Answer:
     """Reads every file to its last byte: presence table, defects and what to do. Exit code 2 where there is an error."""
     from comodal import api
 
-    found = api.check(cohort)
+    found = api.check(cohort, on_event=console.on_event)
     return Answer(
         {"cohort": cohort, "defects": found.defects, "presence": found.presence},
         show=[*_presence(found), *_defects(found)],

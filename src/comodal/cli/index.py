@@ -14,9 +14,10 @@ from comodal.cli.options import known_name
 
 def index(
     layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="Name of the layout; `comodal layouts` lists them.")],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder to scan.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder to scan, or for csv your table.")],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="CSV", help="Cohort to write; a .yaml goes beside it.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write a cohort anew that is there.")] = False,
 ) -> Answer:
     """Scans a folder of a known layout into a cohort."""
     from comodal.data import DATASETS
@@ -24,7 +25,7 @@ def index(
     known_name(layout, DATASETS, owner="LAYOUT", kind="layout")
     from comodal import api
 
-    cohort = api.index(layout, root, out)
+    cohort = api.index(layout, root, out, overwrite=overwrite)
     presence = cohort.presence()
     counts = {name: int(presence[name].sum()) for name in presence.columns}
     subjects = len({case.subject for case in cohort.cases})

@@ -24,9 +24,15 @@ def predict(
         list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="One modality of one patient (repeatable).")
     ] = None,
     cohort: Annotated[Path | None, typer.Option("--cohort", metavar="CSV", help="Predict every case of a cohort.")] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", metavar="ID", help="Name of the patient of --input; left out, `prediction`.")
+    ] = None,
     use: Use = None,
     regions: Annotated[bool, typer.Option("--regions", help="Also write one map for each region.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier predictions; files of a cohort never are.")
+    ] = False,
     device: Device = "auto",
     console: Console,
 ) -> Answer:
@@ -36,6 +42,9 @@ def predict(
         got = "both" if inputs else "neither"
         do = "Type --input flair=a.nii.gz for one patient, or --cohort cohort.csv for many"
         raise ConfigError(message("comodal predict", "get either --input or --cohort", got, do=do))
+    if subject is not None and not inputs:
+        do = "Leave it out: the cohort names its cases"
+        raise ConfigError(message("--subject", "go with --input", repr(subject), do=do))
     wanted = names(use, option="--use")
     check_device(device)
     from comodal import api
@@ -44,10 +53,12 @@ def predict(
         run,
         inputs={name: Path(file) for name, file in inputs.items()} or None,
         cohort=cohort,
+        subject=subject or "prediction",
         use=wanted,
         out=out,
         regions=regions,
         probabilities=probabilities,
+        overwrite=overwrite,
         device=device,
         on_event=console.on_event,
     )

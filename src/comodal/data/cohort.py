@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,6 +194,10 @@ class Cohort:
         """The cases' ids in the order of the table."""
         return tuple(case.id for case in self.cases)
 
+    @cached_property
+    def _by_id(self) -> dict[str, Case]:
+        return {case.id: case for case in self.cases}
+
     def spec(self, column: str) -> ModalitySpec | TargetSpec:
         """What a column is; an unknown one is refused with the nearest known ones."""
         specs = {spec.name: spec for spec in self.meta.columns}
@@ -226,16 +231,14 @@ class Cohort:
 
     def case(self, identifier: str) -> Case:
         """The case of this id; an unknown one is refused with the nearest known ones."""
-        for case in self.cases:
-            if case.id == identifier:
-                return case
-        raise DataError(message("subject", "be one of the cohort", repr(identifier), do=_nearest_few(identifier, self.ids)))
+        if identifier not in self._by_id:
+            do = _nearest_few(identifier, self.ids)
+            raise DataError(message("subject", "be one of the cohort", repr(identifier), do=do))
+        return self._by_id[identifier]
 
     def select(self, ids: Iterable[str]) -> Cohort:
         """A cohort of these cases only, in the given order."""
-        cases = {case.id: case for case in self.cases}
-        chosen = dict.fromkeys(ids)
-        return replace(self, cases=tuple(cases[i] if i in cases else self.case(i) for i in chosen))
+        return replace(self, cases=tuple(self.case(i) for i in dict.fromkeys(ids)))
 
     def presence(self) -> pd.DataFrame:
         """Which case has which modality, from the table alone: bool, one row per case id, one column per modality."""

@@ -177,6 +177,21 @@ def resample_mask(mask: npt.NDArray[np.uint8], source: Grid, target: Grid) -> np
     return (resample_to(mask.astype(np.float32), source, target) >= 0.5 - 1e-6).astype(np.uint8)
 
 
+def centred_start(shape: Sequence[int], window: Sequence[int], *, flat: bool) -> tuple[int, int, int]:
+    """First voxel of the window in the middle; negative where the window is larger.
+
+    Args:
+        shape: (X, Y, Z) of the volume.
+        window: Its size.
+        flat: Whether the window is a slice: then the middle one of those along Z.
+
+    >>> centred_start((10, 4, 9), (4, 6, 1), flat=True)
+    (3, -1, 4)
+    """
+    x, y, z = ((have - size) // 2 for have, size in zip(shape, window, strict=True))
+    return x, y, shape[2] // 2 if flat else z
+
+
 def crop_pad(array: Array, start: Sequence[int], shape: Sequence[int]) -> Array:
     """A contiguous copy of a window of the last axes, with 0 where it reaches over the edge.
 

@@ -19,6 +19,8 @@ from comodal.modality import Modality
 if TYPE_CHECKING:
     from comodal.data.cohort import Cohort
 
+Spacing = Literal["native"] | tuple[float, float, float]
+Size = tuple[int, int] | tuple[int, int, int]
 Scheme = Literal["zscore", "zscore-nonzero", "ct", "unit", "none"]
 ZERO_FRACTION = 0.05  # with fewer voxels of exactly 0 than this, 0 is a value like any other and not a background
 BODY_HU = -500.0  # voxels above it are body; the air around it would drown the statistics
@@ -28,37 +30,47 @@ class PreprocessingConfig(BaseModel):
     """How files become arrays.
 
     Attributes:
-        spacing: Voxel size in mm along X, Y, Z, or "native": that of the case's first present image. Files that know no
-            spacing (PNG, JPEG, TIFF) stay as they are.
-        normalise: {modality: scheme}; those that are not named, or all with "auto", go by their kind: pictures "unit", HU
-            "ct", others "zscore-nonzero". Schemes: "zscore" mean 0 and deviation 1; "zscore-nonzero" the same over voxels
-            that are not background, which becomes 0, where at least 5 % of the voxels are exactly 0 (or exactly the value that
-            all corners of the volume share, as in files that were z-scored before); "ct" clipped to the 0.5 and 99.5 percentiles of
-            the training set, then its mean and deviation; "unit" [0, 1]; "none".
+        spacing: Voxel size in mm along X, Y, Z, or "native": that of the case's first present image of the grid. Files that
+            know no spacing (PNG, JPEG, TIFF) stay as they are. {grid: spacing} where grids differ; others are native.
+        normalise: {modality: scheme}; those that are not named, or all with "auto", go by their kind: HU "ct", pictures
+            "zscore", others "zscore-nonzero". Schemes: "zscore" mean 0 and deviation 1 of each channel, so that 0, which
+            methods see where a modality is absent, is its mean and not black; "zscore-nonzero" the same over voxels that are
+            not background, which becomes 0, where at least 5 % of the voxels are exactly 0 (or exactly the value that all
+            corners of the volume share, as in files that were z-scored before); "ct" clipped to the 0.5 and 99.5 percentiles
+            of the training set, then its mean and deviation; "unit" [0, 1]; "none".
         resize: Pixels (X, Y) or voxels (X, Y, Z) to which every image is resized, field of view kept; for classifying images of
-            several sizes. None leaves sizes alone (windows are then cropped or padded).
+            several sizes. None leaves sizes alone (windows are then cropped or padded). {grid: size} resizes those only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spacing: Literal["native"] | tuple[float, float, float] = "native"
+    spacing: Spacing | dict[str, Spacing] = "native"
     normalise: Literal["auto"] | dict[str, Scheme] = "auto"
-    resize: tuple[int, int] | tuple[int, int, int] | None = None
+    resize: Size | dict[str, Size] | None = None
 
     @field_validator("spacing", "resize")
     @classmethod
     def _positive(cls, value: object) -> object:
-        if isinstance(value, tuple) and min(value) <= 0:
-            raise ValueError("must be positive along every axis")
+        for size in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(size, tuple) and min(size) <= 0:
+                raise ValueError("must be positive along every axis")
         return value
+
+    def spacing_of(self, grid: str) -> Spacing:
+        """The voxel size of a grid of images."""
+        return self.spacing.get(grid, "native") if isinstance(self.spacing, dict) else self.spacing
+
+    def resize_of(self, grid: str) -> Size | None:
+        """The size to which the images of a grid are resized, None where they are not."""
+        return self.resize.get(grid) if isinstance(self.resize, dict) else self.resize
 
     def scheme(self, modality: Modality) -> Scheme:
         """The scheme of an image modality."""
         if not isinstance(self.normalise, str) and modality.name in self.normalise:
             return self.normalise[modality.name]
-        if modality.spatial_dims == 2:
-            return "unit"
-        return "ct" if modality.unit == "HU" else "zscore-nonzero"
+        if modality.unit == "HU":
+            return "ct"
+        return "zscore" if modality.spatial_dims == 2 else "zscore-nonzero"
 
     def check_names(self, names: Sequence[str]) -> None:
         """Refuses schemes for modalities that do not exist.

@@ -1,17 +1,20 @@
 """The layout of one's own folder: a CSV with a column `subject` and one column of paths for each modality and target.
 
-Paths are relative to the folder of the CSV. What a column is, is inferred from its name and its files, and every inference is
-written into `meta.notes` and into the yaml, where it can be corrected.
+Paths are relative to the folder of the CSV, or absolute below one common folder. What a column is, is inferred from its name
+and its files, and every inference is written into `meta.notes` and into the yaml, where it can be corrected.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec, check_path, existing_file
+from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec, existing_file
 from comodal.data.formats_picture import SLICE_SUFFIXES
 from comodal.data.geometry import Header
 from comodal.data.reading import label_codes, read_features, read_header, read_volume
@@ -21,6 +24,8 @@ from comodal.errors import ConfigError, DataError, message, nearest
 TARGET_WORDS = ("seg", "segmentation", "label", "labels", "mask", "lesion", "target", "diagnosis", "class")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", *SLICE_SUFFIXES)
 MAX_CLASSES = 50
+# What tables say for "there is none"; a blank cell says it here.
+NO_PATH = frozenset({"na", "n/a", "nan", "none", "null", "nil", "missing", "absent", "-", "--", "?", "."})
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,15 @@ class Column:
         """True where a word of the name says so: `seg`, `tumour_mask`, `diagnosis`."""
         return any(word in TARGET_WORDS for word in re.split(r"[^a-z]+", self.name.lower()))
 
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """{case id: what its cell is}, from its suffix: "image", "text", "features" or "" for what is no path."""
+        return {case: _kind(cell, self.root) for case, cell in self.cells.items()}
+
     @property
     def kind(self) -> str:
-        """What the cells are, from their suffixes: "image", "text", "features", "mixed" or "" for what is no path."""
-        kinds = {_kind(cell, self.root) for cell in self.cells.values()}
+        """What all cells are; "mixed" where they differ and some are paths."""
+        kinds = set(self.kinds.values())
         return kinds.pop() if len(kinds) == 1 else "mixed" if kinds - {""} else ""
 
 
@@ -54,28 +64,33 @@ def index(root: Path) -> Cohort:
         root: The CSV.
 
     Returns:
-        The cohort; its root is the folder of the CSV.
+        The cohort; its root is the folder of the CSV, or the common folder of absolute paths that lie elsewhere.
 
     Raises:
         ConfigError: `root` is not a CSV.
-        DataError: No column `subject`, no modality, a file that does not exist, or a column that mixes kinds of files.
+        DataError: No column `subject`, no modality, a file that does not exist, a path that cannot be followed, or a column
+            that mixes kinds of files.
     """
     if not root.is_file() or root.suffix.lower() not in (".csv", ".txt", ".tsv"):
         do = "Give the table: comodal index csv mytable.csv --out cohort.csv"
         raise ConfigError(message("ROOT", "be a CSV file for the layout csv", root.name, do=do, file=str(root)))
-    names, rows = read_table(root)
-    renamed, notes = _names(names, root)
-    folder = root.parent
+    header, rows = read_table(root)
+    renamed, notes = _names(header, root)
+    folder = Path(os.path.abspath(root.parent))
     cases = [_case(dict(zip(renamed, row.values(), strict=True))) for row in rows]
     columns = [_column(name, cases, folder) for name in renamed if name not in RESERVED]
+    base, columns = _below_one_folder(columns, folder)
+    if base != folder:
+        notes.append(f"paths start from {base}, the folder that all of them share")
     modalities, targets = _specs(columns, notes)
     if not modalities:
         rule, do = "have at least one modality: a column of paths", f"Add a column with paths relative to {folder}"
-        raise DataError(message("table", rule, ", ".join(names), do=do, file=str(root)))
-    meta = CohortMeta(layout="csv", root=str(folder), modalities=modalities, targets=targets, notes=notes)
-    kept = {spec.name for spec in meta.columns}
-    kept_cases = [replace(c, cells={name: cell for name, cell in c.cells.items() if name in kept}) for c in cases]
-    return Cohort.build(meta, kept_cases, folder)
+        raise DataError(message("table", rule, ", ".join(header), do=do, file=str(root)))
+    meta = CohortMeta(layout="csv", root=str(base), modalities=modalities, targets=targets, notes=notes)
+    names = {spec.name for spec in meta.columns}
+    kept = [column for column in columns if column.name in names]
+    whole = [replace(c, cells={k.name: k.cells[c.id] for k in kept if c.id in k.cells}) for c in cases]
+    return Cohort.build(meta, whole, base)
 
 
 def _names(names: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
@@ -101,19 +116,72 @@ def _case(row: dict[str, str]) -> Case:
 
 
 def _column(name: str, cases: Sequence[Case], folder: Path) -> Column:
-    """A column and what is in it; no file is opened before its path is known to stay below the folder."""
+    """A column and what is in it; no file is opened before its path is known to be one that can be followed."""
     column = Column(name, {case.id: case.cells[name] for case in cases if name in case.cells}, folder)
-    for case, cell in column.cells.items():
-        if column.kind:
-            check_path(cell, owner="table", subject=case, modality=name)
+    for case, cell in column.cells.items() if column.kind else ():
+        _check_cell(cell, column.kinds[case], subject=case, modality=name)
     return column
+
+
+def _check_cell(cell: str, kind: str, *, subject: str, modality: str) -> None:
+    """Refuses what is no path in a column of paths, each with the remedy that fits."""
+    if not kind and cell.lower() in NO_PATH:
+        rule, do = "leave the cell of an absent file blank", "Leave it blank"
+    elif "\\" in cell or re.match(r"[A-Za-z]:", cell):
+        rule, do = "list paths with forward slashes and without a drive", "Write it relative to the folder of the table"
+    elif ".." in cell.split("/") or "\0" in cell:
+        rule, do = "list paths without '..'", "Write the whole path from /, or put the table above all its files"
+    else:
+        return
+    raise DataError(message("table", rule, repr(cell), subject=subject, modality=modality, do=do))
+
+
+def _below_one_folder(columns: list[Column], folder: Path) -> tuple[Path, list[Column]]:
+    """The folder from which all paths start, and the columns with paths from there: that of the table where it holds all."""
+    holders = [column for column in columns if column.kind]
+    places = {
+        (c.name, case): os.path.normpath(folder / cell) for c in holders for case, cell in c.cells.items() if c.kinds[case]
+    }
+    if not any(os.path.isabs(cell) for c in holders for cell in c.cells.values()):
+        return folder, columns
+    base = folder
+    if not all(Path(place).is_relative_to(folder) for place in places.values()):
+        base = Path(os.path.commonpath([os.path.dirname(place) for place in places.values()]))
+    if base == base.parent:
+        (name, case), far = next(item for item in places.items() if not Path(item[1]).is_relative_to(folder))
+        other = next(place for place in (*places.values(), str(folder)) if place.split("/")[1] != far.split("/")[1])
+        rule, do = "list files that lie below one folder", "Move or copy all files below one folder"
+        raise DataError(message("table", rule, f"{far} and {other}", subject=case, modality=name, do=do))
+
+    def moved(column: Column) -> Column:
+        cells = {
+            case: Path(places[column.name, case]).relative_to(base).as_posix() if (column.name, case) in places else cell
+            for case, cell in column.cells.items()
+        }
+        return Column(column.name, cells, base)
+
+    return base, [moved(column) for column in columns]
 
 
 def _kind(cell: str, root: Path) -> str:
     lower = cell.lower()
-    if lower.endswith(IMAGE_SUFFIXES) or ("/" not in cell[:1] and (root / cell).is_dir()):
+    if lower.endswith(IMAGE_SUFFIXES) or (lower not in NO_PATH and (root / cell).is_dir()):
         return "image"
     return "text" if lower.endswith(".txt") else "features" if lower.endswith(".npy") else ""
+
+
+def _refuse_mixed(column: Column) -> None:
+    """Names the case whose cell is not as the others."""
+    common = Counter(kind for kind in column.kinds.values() if kind).most_common(1)[0][0]
+    where = next((case for case, kind in column.kinds.items() if kind != common), next(iter(column.cells)))
+    if not column.kinds[where]:
+        rule, got = "hold paths of files in each cell of a column that has some", repr(column.cells[where])
+        do = "Write the path with its suffix (.nii.gz, .png, ...) or the folder of the slices, or leave the cell blank"
+    else:
+        rule = "hold one kind of file in each column"
+        got = str(sorted({Path(cell).suffix or cell for cell in column.cells.values()})[:5])
+        do = "Give each kind of file its own column; class names go without a suffix"
+    raise DataError(message("table", rule, got, subject=where, modality=column.name, do=do))
 
 
 def _specs(columns: Sequence[Column], notes: list[str]) -> tuple[list[ModalitySpec], list[TargetSpec]]:
@@ -125,9 +193,7 @@ def _specs(columns: Sequence[Column], notes: list[str]) -> tuple[list[ModalitySp
             continue
         kind = column.kind
         if kind == "mixed" or (column.is_target and kind in ("text", "features")):
-            do = "Give each kind of file its own column; class names go without a suffix"
-            got = f"{sorted({Path(cell).suffix or cell for cell in column.cells.values()})[:5]} in column {column.name}"
-            raise DataError(message("table", "hold one kind of file in each column", got, do=do))
+            _refuse_mixed(column)
         if kind:
             _check_exist(column)
         if column.is_target:

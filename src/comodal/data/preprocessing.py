@@ -25,7 +25,7 @@ from comodal.data.normalisation import CtNumbers, Fitted, PreprocessingConfig, S
 from comodal.data.reading import read_features, read_header, read_text, read_volume
 from comodal.data.targets import class_target, encode_mask
 from comodal.errors import ConfigError, DataError, message, nearest
-from comodal.modality import Modality, Target
+from comodal.modality import Modality, Target, first_grid
 
 if TYPE_CHECKING:
     from comodal.data.text import Tokenizer
@@ -50,8 +50,8 @@ class PreparedCase:
 
     Attributes:
         case: Its row of the cohort.
-        grid: Of the first present image and of the segmentation targets; None where no image is in use.
-        grids: {grid name: Grid} of all images, the first one first.
+        grid: Of the first of `grids`; None where no image is in use. Segmentation targets lie on it.
+        grids: {grid name: Grid} of all images; that of the problem's first image, on which segmentations lie, comes first.
         images: {modality: (C, X, Y, Z) float32}, each on the grid of its group.
         values: {modality: Text | Bag | (F,) float32 tensor} of the others.
         targets: {target: array}: regions (K, X, Y, Z) uint8, labels (X, Y, Z) int64, class and ordinal () int64, multilabel
@@ -173,9 +173,10 @@ class Preparer:
         targets: dict[str, Array] = {}
         keys: dict[str, tuple[str, ...]] = {}
         first = next(iter(references.values()), None)
+        segmented = references.get(first_grid(self.modalities))
         for target in self.targets if with_targets else ():
             if target.name in case.cells:
-                targets[target.name], keys[target.name] = self._target(case, target, first)
+                targets[target.name], keys[target.name] = self._target(case, target, segmented)
         return PreparedCase(
             case=case,
             grid=None if first is None else first.grid,
@@ -199,28 +200,31 @@ class Preparer:
             Regions (K, X, Y, Z) uint8 or labels (X, Y, Z) int64, and their grid.
         """
         wanted = next(t for t in self.targets if t.name == target)
-        first = next(iter(self._references(case, self.present(case, use), first_only=True).values()), None)
-        native = self._native(case, target, first)
+        references = self._references(case, self.present(case, use), first_only=True)
+        native = self._native(case, target, references.get(first_grid(self.modalities)))
         return self._mask(case, wanted), native
 
     def _references(self, case: Case, names: Sequence[str], *, first_only: bool = False) -> dict[str, _Reference]:
         found: dict[str, _Reference] = {}
-        for modality in self.modalities:
+        main = first_grid(self.modalities)
+        for modality in sorted(self.modalities, key=lambda m: m.grid != main):
             if modality.kind != "image" or modality.name not in names or modality.grid in found:
                 continue
             header = self._header(case, modality.name)
             native = Grid(header.shape, header.affine)
-            found[modality.grid] = _Reference(modality.name, native, self._wanted(native, header), header.has_spacing)
+            found[modality.grid] = _Reference(modality.name, native, self._wanted(native, header, modality), header.has_spacing)
             if first_only:
                 break
         return found
 
-    def _wanted(self, native: Grid, header: Header) -> Grid:
-        """The grid of the configured size and spacing over the field of view of an image."""
-        if self.config.resize is not None:
-            return native.resized((*self.config.resize, native.shape[2])[:3])
-        if self.config.spacing != "native" and header.has_spacing:
-            return native.respaced(self.config.spacing)
+    def _wanted(self, native: Grid, header: Header, modality: Modality) -> Grid:
+        """The grid of the configured size and spacing over the field of view of an image. A picture stays one slice."""
+        axes = modality.spatial_dims
+        size, spacing = self.config.resize_of(modality.grid), self.config.spacing_of(modality.grid)
+        if size is not None:
+            return native.resized((*size[:axes], *native.shape[len(size[:axes]) :]))
+        if spacing != "native" and header.has_spacing:
+            return native.respaced((*spacing[:axes], *native.spacing[axes:]))
         return native
 
     def _file(self, case: Case, column: str) -> tuple[Path, str, ModalitySpec | TargetSpec]:

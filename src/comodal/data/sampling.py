@@ -9,7 +9,7 @@ Axis letters: C channels, X Y Z voxels in RAS array order, K regions, N foregrou
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from comodal.batch import Sample, Value
 from comodal.data.augmentation import PRESETS, augment, prepare_presets
 from comodal.data.geometry import Array
-from comodal.data.grid import crop_pad
+from comodal.data.grid import centred_start, crop_pad
 from comodal.data.preprocessing import PreparedCase, Preparer
 from comodal.errors import ConfigError, message, nearest
-from comodal.modality import Target
+from comodal.modality import Target, first_grid
 
 Sampler = Literal["uniform", "foreground", "whole"]
 SAMPLERS = ("uniform", "foreground", "whole")
@@ -41,11 +41,12 @@ class Draws(Dataset[Sample]):
     Args:
         preparer: Prepares the cases.
         cases: Case ids.
-        patch: Voxels of a patch, length `spatial_dims`; empty where no modality is an image.
+        patch: Voxels of a patch, or {grid: voxels} (`Problem.patches`); empty where no modality is an image. Only the grid of
+            the first image is drawn from; others have no voxels in common with it and are seen whole.
         sampler: "uniform": patches (2-D: slices) anywhere; "foreground": with a chance of 1/3 centred on a random voxel of a
             random region that the case has, else anywhere; "whole": the centre, no randomness (2-D and several draws of a
             volume: slices evenly spaced).
-        spatial_dims: 3, or 2 for slices along Z and photographs.
+        spatial_dims: 3, or 2 for slices along Z; a 2-D modality is seen in 2-D in any case.
         draws_per_case: Samples from each case in an epoch.
         augment: Preset of `comodal.data.augmentation`, "nnunet" or "none".
         seed: Non-negative.
@@ -59,7 +60,7 @@ class Draws(Dataset[Sample]):
         self,
         preparer: Preparer,
         cases: Sequence[str],
-        patch: Sequence[int],
+        patch: Sequence[int] | Mapping[str, Sequence[int]],
         *,
         sampler: Sampler = "uniform",
         spatial_dims: int = 3,
@@ -71,15 +72,14 @@ class Draws(Dataset[Sample]):
         for owner, value, known in (("sampler", sampler, SAMPLERS), ("data.augment", augment, PRESETS)):
             if value not in known:
                 raise ConfigError(message(owner, "be a known one", repr(value), do=nearest(value, known)))
-        self.grids = {m.name: m.grid for m in preparer.modalities if m.kind == "image"}
-        if self.grids and (len(patch) != spatial_dims or min(patch) < 1):
-            do = "Give one positive number of voxels for each dimension"
-            raise ConfigError(message("data.patch", f"have {spatial_dims} positive numbers", tuple(patch), do=do))
+        images = [m for m in preparer.modalities if m.kind == "image"]
+        self.grids = {m.name: m.grid for m in images}
+        self.main = first_grid(images)
+        self.flat = {m.grid for m in images if m.seen_in(spatial_dims) == 2}
+        self.windows = {grid: _window(patch, grid, 2 if grid in self.flat else 3) for grid in self.grids.values()}
         self.preparer = preparer
         self.cases = tuple(cases)
-        self.patch = tuple(patch)
         self.sampler = sampler
-        self.spatial_dims = spatial_dims
         self.draws_per_case = draws_per_case
         self.augment = augment
         self.seed = seed
@@ -134,48 +134,54 @@ class Draws(Dataset[Sample]):
         self._open.move_to_end(name)
         return self._open[name]
 
-    @property
-    def _window(self) -> tuple[int, int, int]:
-        x, y, z = self.patch if self.spatial_dims == 3 else (*self.patch, 1)
-        return x, y, z
-
     def _starts(
         self, case: PreparedCase, foreground: Sequence[Array], random: np.random.Generator, number: int
-    ) -> dict[str, list[int]]:
-        """{grid: first voxel of the window}. Grids after the first are not co-registered with it and are drawn uniformly."""
-        starts: dict[str, list[int]] = {}
+    ) -> dict[str, Sequence[int]]:
+        """{grid: first voxel of the window}. Other grids than that of the first image are seen whole, as in prediction."""
+        starts: dict[str, Sequence[int]] = {}
         for name, grid in case.grids.items():
+            window = self.windows[name]
+            if name != self.main or self.sampler == "whole":
+                x, y, z = centred_start(grid.shape, window, flat=name in self.flat)
+                if name == self.main and name in self.flat:
+                    z = (2 * number + 1) * grid.shape[2] // (2 * self.draws_per_case)
+                starts[name] = (x, y, z)
+                continue
             centre = None
-            if self.sampler == "foreground" and name == next(iter(case.grids)) and random.random() < FOREGROUND_CHANCE:
+            if self.sampler == "foreground" and random.random() < FOREGROUND_CHANCE:
                 centre = _pick(foreground, random)
-            if self.sampler == "whole":
-                starts[name] = [(have - size) // 2 for have, size in zip(grid.shape, self._window, strict=True)]
-                if self.spatial_dims == 2:
-                    starts[name][2] = (2 * number + 1) * grid.shape[2] // (2 * self.draws_per_case)
-            else:
-                starts[name] = window_start(grid.shape, self._window, random, centre=centre)
+            starts[name] = window_start(grid.shape, window, random, centre=centre)
         return starts
 
-    def _cut(self, case: PreparedCase, starts: dict[str, list[int]]) -> Sample:
-        first = next(iter(starts), "")
+    def _cut(self, case: PreparedCase, starts: Mapping[str, Sequence[int]]) -> Sample:
         kinds = {target.name: target for target in self.preparer.targets}
-        images: dict[str, Value] = {n: self._tensor(a, starts[self.grids[n]]) for n, a in case.images.items()}
+        images: dict[str, Value] = {n: self._tensor(a, self.grids[n], starts) for n, a in case.images.items()}
         ordered = {m.name: images.get(m.name, case.values.get(m.name)) for m in self.preparer.modalities}
         return Sample(
             id=case.case.id,
             group=case.case.group,
             inputs={name: value for name, value in ordered.items() if value is not None},
             targets={
-                n: self._tensor(a, starts[first]) if kinds[n].is_segmentation else torch.from_numpy(np.array(a))
+                n: self._tensor(a, self.main, starts) if kinds[n].is_segmentation else torch.from_numpy(np.array(a))
                 for n, a in case.targets.items()
             },
             labelled={n: torch.from_numpy(np.array(a)) for n, a in case.labelled.items()},
-            affines={n: np.array(case.grids[n].cropped(start, self._window).affine) for n, start in starts.items()},
+            affines={n: np.array(case.grids[n].cropped(start, self.windows[n]).affine) for n, start in starts.items()},
         )
 
-    def _tensor(self, array: Array, start: Sequence[int]) -> Tensor:
-        patch = crop_pad(array, start, self._window)
-        return torch.from_numpy(patch[..., 0] if self.spatial_dims == 2 else patch).contiguous()
+    def _tensor(self, array: Array, grid: str, starts: Mapping[str, Sequence[int]]) -> Tensor:
+        patch = crop_pad(array, starts[grid], self.windows[grid])
+        return torch.from_numpy(patch[..., 0] if grid in self.flat else patch).contiguous()
+
+
+def _window(patch: Sequence[int] | Mapping[str, Sequence[int]], grid: str, dims: int) -> tuple[int, int, int]:
+    """The patch of a grid with three axes; Z = 1 where it is seen in 2-D."""
+    size = tuple(patch.get(grid, ()) if isinstance(patch, Mapping) else patch)
+    if len(size) != dims or min(size) < 1:
+        do = "Give one positive number of voxels for each dimension"
+        where = f" for the grid {grid}" if isinstance(patch, Mapping) else ""
+        raise ConfigError(message("data.patch", f"have {dims} positive numbers{where}", size, do=do))
+    return size[0], size[1], size[2] if dims == 3 else 1
 
 
 def window_start(
@@ -238,8 +244,8 @@ def _list_voxels(array: Array, target: Target) -> Array:
     """(N, 4) int32: region, x, y, z."""
     rows = [np.empty((0, 4), dtype=np.int32)]
     for k in range(len(target.classes)):
-        if target.kind == "labels" and k == 0 and (not target.codes or target.codes[0] == (0,)):
-            continue  # background
+        if k == target.background:
+            continue
         voxels = np.argwhere(array[k] if target.kind == "regions" else array == k)
         voxels = voxels[np.linspace(0, len(voxels) - 1, min(len(voxels), MOST_VOXELS)).astype(int)]
         rows.append(np.concatenate([np.full((len(voxels), 1), k), voxels], axis=1).astype(np.int32))

@@ -7,18 +7,20 @@ Axis letters: N cases, K classes, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from comodal.evaluation.results import MetricValue
-from comodal.evaluation.statistics import RESAMPLES, interval_of, resampling_weights
+from comodal.evaluation.statistics import RESAMPLES, interval_note, interval_of, resampling_weights
 from comodal.modality import Target
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+
+POOLED = ("AUROC", "balanced_accuracy", "accuracy")
 
 
 def _weighted_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
@@ -90,27 +92,40 @@ def as_columns(values: Any, size: int) -> Floats:
     return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=float).reshape(-1, size)
 
 
-def _answers(target: Target, probabilities: Floats) -> Mask:
-    """(N, K): yes at 0.5 for each of several questions, else the most probable class."""
-    if target.kind == "multilabel":
-        return np.asarray(probabilities >= 0.5)
-    return np.asarray(np.eye(len(target.classes), dtype=bool)[probabilities.argmax(axis=1)])
+def metric_columns(
+    metric: str, probabilities: Floats, truth: Floats, *, several: bool, weights: Floats | None = None
+) -> Floats:
+    """The parts whose plain mean is a metric: classes for AUROC and balanced accuracy, a single one for accuracy.
 
+    Args:
+        metric: "AUROC", "balanced_accuracy" or "accuracy".
+        probabilities: (N, K).
+        truth: (N, K), see `as_columns`; NaN is not labelled.
+        several: Whether a case has several questions (multilabel), each answered yes at 0.5; else the most probable class.
+        weights: (R, N), as in `auroc`.
 
-def _accuracy(target: Target, answers: Mask, truth: Floats, weights: Floats) -> Floats:
-    """(R,): fraction of right answers; over all labelled questions where there are several in a case."""
+    Returns:
+        (R, parts), NaN where a part is not defined. With two classes, AUROC is that of the second; of several questions,
+        balanced accuracy has the recall of yes and of no of each, and accuracy is over all that are labelled.
+
+    >>> metric_columns("accuracy", np.array([[0.8, 0.2], [0.6, 0.4]]), as_columns([0, 1], 2), several=False).tolist()
+    [[0.5]]
+    """
+    size = probabilities.shape[1]
+    counts = np.ones((1, len(truth))) if weights is None else weights
+    if metric == "AUROC":
+        part = slice(1, 2) if size == 2 and not several else slice(None)
+        return auroc(probabilities[:, part], truth[:, part], counts)
+    yes: Mask = np.asarray(probabilities >= 0.5 if several else np.eye(size, dtype=bool)[probabilities.argmax(axis=1)])
+    if metric == "balanced_accuracy":
+        found = recalls(yes, truth, counts)
+        return np.concatenate([found, recalls(~yes, 1 - truth, counts)], axis=1) if several else found
     known = ~np.isnan(truth)
-    right = ((answers == (truth > 0.5)) | ~known).astype(float)
-    if target.kind != "multilabel":
-        return np.asarray(weights @ right.all(axis=1) / weights.sum(axis=1))
+    right = (yes == (truth > 0.5)) & known
+    if not several:
+        right, known = right.all(axis=1, keepdims=True), np.ones((len(truth), 1), dtype=bool)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((weights @ (right * known).sum(axis=1)) / (weights @ known.sum(axis=1).astype(float)))
-
-
-def _balanced_accuracy(target: Target, answers: Mask, truth: Floats, weights: Floats) -> Floats:
-    """(R, classes or 2 K): the recalls whose mean it is; for several questions those of yes and of no."""
-    yes = recalls(answers, truth, weights)
-    return yes if target.kind != "multilabel" else np.concatenate([yes, recalls(~answers, 1 - truth, weights)], axis=1)
+        return np.asarray((counts @ right.sum(axis=1)) / (counts @ known.sum(axis=1)))[:, None]
 
 
 def _macro(point: Floats, resampled: Floats | None) -> tuple[float | None, tuple[float, float] | None]:
@@ -154,27 +169,22 @@ def pooled_metrics(
         seed: Of the bootstrap.
 
     Returns:
-        {"AUROC/<target>", "balanced_accuracy/<target>", "accuracy/<target>"}. With two classes, AUROC is that of the second.
-        Where only one class occurs it is None, and the note says so.
+        {"AUROC/<target>", "balanced_accuracy/<target>", "accuracy/<target>"}; see `metric_columns`. Where only one class
+        occurs, AUROC is None, and the note says so.
     """
     size = len(truth)
     if size == 0:
         empty = MetricValue(n=0, aggregation="pooled", note="no case")
-        return {f"{name}/{target.name}": empty for name in ("AUROC", "balanced_accuracy", "accuracy")}
-    one = np.ones((1, size))
+        return {f"{name}/{target.name}": empty for name in POOLED}
     weights = resampling_weights(size, groups, resamples=resamples, seed=seed) if resamples else None
-    binary = len(target.classes) == 2 and target.kind != "multilabel"
-    columns = slice(1, 2) if binary else slice(None)
-    answers = _answers(target, probabilities)
-    pairs: dict[str, Callable[[Floats], Floats]] = {
-        "AUROC": lambda w: auroc(probabilities[:, columns], truth[:, columns], w),
-        "balanced_accuracy": lambda w: _balanced_accuracy(target, answers, truth, w),
-        "accuracy": lambda w: _accuracy(target, answers, truth, w)[:, None],
-    }
-    positives = int(np.nansum(truth[:, 1])) if binary else None
+    several = target.kind == "multilabel"
+    positives = int(np.nansum(truth[:, 1])) if len(target.classes) == 2 and not several else None
+    few = interval_note(len(set(groups))) if resamples else None
     out = {}
-    for name, of_weights in pairs.items():
-        value, interval = _macro(of_weights(one), None if weights is None else of_weights(weights))
+    for name in POOLED:
+        drawn = None if weights is None else metric_columns(name, probabilities, truth, several=several, weights=weights)
+        value, interval = _macro(metric_columns(name, probabilities, truth, several=several), drawn)
+        notes = [_undefined(target, truth) if name == "AUROC" else None, few if value is not None else None]
         out[f"{name}/{target.name}"] = MetricValue(
             value=value,
             ci95=interval,
@@ -182,6 +192,6 @@ def pooled_metrics(
             n_pos=positives,
             n_neg=None if positives is None else size - positives,
             aggregation="pooled",
-            note=_undefined(target, truth) if name == "AUROC" else None,
+            note="; ".join(note for note in notes if note) or None,
         )
     return out

@@ -9,10 +9,9 @@ Axis letters: N cases, S rows of the table (subsets), R resamples of the bootstr
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,101 +22,19 @@ from comodal.evaluation.pooling import pooled_samples
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.evaluation.statistics import (
     RESAMPLES,
-    Interval,
+    TOO_FEW,
+    TOO_NARROW,
     bootstrap_interval,
     holm,
+    interval_note,
     interval_of,
     paired_difference,
     resampling_weights,
 )
+from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 from comodal.modality import subsets
 
-State = Literal["value", "not supported", "not run", "no cases"]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of the table with what it rests on.
-
-    Attributes:
-        state: "value"; "not supported": the method cannot predict from this subset; "not run": nobody evaluated it;
-            "no cases": evaluated, but no case counts under the convention.
-        value: Mean over cases of the case's mean over runs, or for pooled metrics the mean over runs; NaN without a value.
-        ci95: 95 % interval over patients; None where there is none.
-        n: Cases behind the value.
-        n_pos, n_neg: Of these, cases with and without the class, where the results say so.
-        runs: Runs behind the value.
-    """
-
-    state: State
-    value: float = math.nan
-    ci95: Interval | None = None
-    n: int = 0
-    n_pos: int | None = None
-    n_neg: int | None = None
-    runs: int = 0
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A method minus the reference, on the cases that both have.
-
-    Attributes:
-        value: Mean of the differences per case (pooled metrics: difference of the two values); None without common cases.
-        ci95: 95 % interval over patients; None for fewer than two.
-        n: Cases that both have.
-        p_value: Wilcoxon signed-rank test over patients; None for pooled metrics and for fewer than two patients.
-        p_holm: The same after Holm's correction over the rows and methods of this metric.
-    """
-
-    value: float | None
-    ci95: Interval | None
-    n: int
-    p_value: float | None = None
-    p_holm: float | None = None
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """One subset of modalities or, with `present` empty, the average over subsets.
-
-    Attributes:
-        present: The modalities, in canonical order.
-        cells: {method: {metric: Cell}}.
-        contrasts: {method: {metric: Contrast}}, without the reference; only where both methods have a value.
-    """
-
-    present: tuple[str, ...]
-    cells: Mapping[str, Mapping[str, Cell]]
-    contrasts: Mapping[str, Mapping[str, Contrast]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """All methods, all subsets.
-
-    Attributes:
-        methods: Labels, in the order given.
-        reference: The method with which the others are compared: the first.
-        modalities: In canonical order.
-        metrics: Names as in the results ("DSC/WT").
-        rows: Subsets, small first.
-        average: The plain mean over the rows of `averaged`, each row counting once; None where there are none.
-        averaged: The subsets from which every evaluated method has values: otherwise averages would not be comparable.
-        runs: {method: number of runs (seeds, folds)}.
-        hd95_unit: "mm", "voxel" where the files state no spacing, "mixed" where only some do.
-    """
-
-    methods: tuple[str, ...]
-    reference: str
-    modalities: tuple[str, ...]
-    metrics: tuple[str, ...]
-    rows: tuple[StudyRow, ...]
-    average: StudyRow | None
-    averaged: tuple[tuple[str, ...], ...]
-    runs: Mapping[str, int]
-    hd95_unit: str = "mm"
 
 
 def combine(
@@ -167,6 +84,7 @@ def combine(
         averaged=averaged,
         runs={m: len(runs) for m, runs in book.results.items()},
         hd95_unit=_unit([run for runs in book.results.values() for run in runs]),
+        notes=book.notes(present, metrics),
     )
 
 
@@ -213,6 +131,7 @@ class _Book:
             case: patient for runs in self.results.values() for run in runs for case, patient in run.groups().items()
         }
         self._cells: dict[tuple[str, frozenset[str], str], Cell] = {}
+        self._values: dict[tuple[str, frozenset[str], str], dict[str, float]] = {}
         self._rows: dict[tuple[str, frozenset[str]], list[SubsetResult]] = {}
         self._cases: dict[tuple[str, frozenset[str]], list[list[CaseResult]]] = {}
         for method, runs in self.results.items():
@@ -233,13 +152,15 @@ class _Book:
 
     def case_values(self, method: str, present: Sequence[str], name: str) -> dict[str, float]:
         """{case: mean over the runs that have a number for it}."""
-        found: dict[str, list[float]] = {}
-        for cases in self._cases.get((method, frozenset(present)), []):
-            for case in cases:
+        key = method, frozenset(present), name
+        if key not in self._values:
+            found: dict[str, list[float]] = {}
+            for case in itertools.chain(*self._cases.get(key[:2], [])):
                 value = case.metrics.get(name)
                 if value is not None:
                     found.setdefault(case.subject, []).append(value)
-        return {case: sum(values) / len(values) for case, values in found.items()}
+            self._values[key] = {case: sum(values) / len(values) for case, values in found.items()}
+        return self._values[key]
 
     def cell(self, method: str, present: Sequence[str], name: str) -> Cell:
         """One number; with a single run exactly that of the run."""
@@ -278,21 +199,41 @@ class _Book:
 
     def _pooled_cell(self, method: str, present: Sequence[str], name: str, stored: Sequence[MetricValue]) -> Cell:
         value = float(np.mean([one.value for one in stored if one.value is not None]))
-        cases = self._pooled_cases(method, present)
+        cases = self._pooled_cases(method, present, name)
         weights = self._weights(cases)
         interval = None if weights is None else interval_of(self._pooled_samples(method, present, name, cases, weights))
-        return Cell("value", value, interval, stored[0].n, *_common(stored, stored[0].n), len(stored))
+        binary = stored[0].n_pos is not None
+        counts: tuple[int | None, int | None] = self._sides(method, present, name) if binary else (None, None)
+        return Cell("value", value, interval, len(cases), *counts, len(stored))
 
-    def _pooled_cases(self, method: str, present: Sequence[str]) -> list[str]:
+    def _pooled_cases(self, method: str, present: Sequence[str], name: str) -> list[str]:
+        """Each case once, however many runs tested it: those with a truth of the target."""
+        runs, target = self._cases.get((method, frozenset(present)), []), name.partition("/")[2]
+        return sorted({case.subject for cases in runs for case in cases if target in (case.targets or {})})
+
+    def _sides(self, method: str, present: Sequence[str], name: str) -> tuple[int, int]:
+        """Cases of the second and of the first of two classes, each once."""
+        target = name.partition("/")[2]
         runs = self._cases.get((method, frozenset(present)), [])
-        return sorted({case.subject for cases in runs for case in cases})
+        truth = {case.subject: (case.targets or {}).get(target) for cases in runs for case in cases}
+        known = [value for value in truth.values() if isinstance(value, int)]
+        return sum(known), len(known) - sum(known)
+
+    def notes(self, rows: Sequence[Sequence[str]], metrics: Sequence[str]) -> tuple[str, ...]:
+        """What the numbers of patients behind the cells mean for the intervals; each sentence once."""
+        found = set()
+        for method, row, name in itertools.product(self.methods, rows, metrics):
+            if self.cell(method, row, name).state == "value":
+                patients = {self.groups[case] for case in self._cases_of(method, [row], name)}
+                found.add(interval_note(len(patients)) if patients else None)
+        return tuple(text for text in (TOO_FEW, TOO_NARROW) if text in found)
 
     def _pooled_samples(self, method: str, present: Sequence[str], name: str, cases: Sequence[str], weights: Floats) -> Floats:
         """(R,) the metric in each resample of these cases, averaged over runs. weights: (R, N) for `cases`."""
         place = {case: i for i, case in enumerate(cases)}
         samples = []
         for rows in self._cases.get((method, frozenset(present)), []):
-            rows = [case for case in rows if case.subject in place]
+            rows = [case for case in rows if case.subject in place]  # and so with a truth
             samples.append(pooled_samples(name, rows, weights[:, [place[case.subject] for case in rows]]))
         return _nanmean(np.stack(samples, axis=1)) if samples else np.full(len(weights), np.nan)
 
@@ -310,7 +251,7 @@ class _Book:
 
     def _cases_of(self, method: str, rows: Sequence[Sequence[str]], name: str) -> set[str]:
         if _pooled(name):
-            return {case for row in rows for case in self._pooled_cases(method, row)}
+            return {case for row in rows for case in self._pooled_cases(method, row, name)}
         return {case for row in rows for case in self.case_values(method, row, name)}
 
     def average(self, method: str, rows: Sequence[Sequence[str]], name: str) -> Cell:

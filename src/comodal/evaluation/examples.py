@@ -105,8 +105,8 @@ def make_examples(
     method: Method,
     preparer: Preparer,
     cases: Iterable[Case],
-    results: Results,
     *,
+    results: Results,
     device: Device = "cpu",
     overlap: float = 0.5,
 ) -> list[Example]:
@@ -120,7 +120,7 @@ def make_examples(
         cases: Those that were evaluated.
         results: Of `evaluate`; they say which cases and subsets are worth showing.
         device: Where the method is.
-        overlap: Of windows.
+        overlap: Of windows, as in that evaluation: else masks and numbers would not agree.
 
     Returns:
         At most three examples of the first target of segmentation; none where there is no such target or no score.
@@ -162,7 +162,7 @@ def _example(
         own = preparer.case(case, use=subset, with_targets=False)
         assert own.grid is not None  # a segmentation has an image
         ((_, found),) = predict_case(method, own, subsets=[subset], overlap=overlap, device=device)
-        masks[subset_name(subset)] = to_masks(target, on_grid(found[target.name], own.grid, grid))[rows]
+        masks[subset_name(subset)] = to_masks(target, on_grid(found.probabilities[target.name], own.grid, grid))[rows]
     shown = truth[rows] if truth[rows].any() else masks[subset_name(subsets[-1])]
     z = int(shown.any(axis=0).sum(axis=(0, 1)).argmax()) if shown.any() else shown.shape[-1] // 2
     modality = next(iter(prepared.images))
@@ -204,7 +204,7 @@ class _File(BaseModel):
 
 
 def save_examples(folder: Path | str, examples: Sequence[Example]) -> Path:
-    """Writes examples into a folder, over those that are there.
+    """Writes examples into a folder (of a run: `examples/<name of the result>`), over those that are there.
 
     Args:
         folder: It is made.

@@ -37,7 +37,7 @@ class MetricValue(_Strict):
 
     Attributes:
         value: None where it is not defined; `note` then says why.
-        ci95: Bootstrap interval over patients; None for fewer than two patients.
+        ci95: Bootstrap interval over patients; None for fewer than six patients.
         n: Cases that count in `value`.
         n_pos, n_neg: Cases whose truth has the region or class, and cases whose truth has not; None where neither applies.
         aggregation: "case_mean": mean of one number per case; "pooled": one number of all cases together.
@@ -72,7 +72,8 @@ class CaseResult(_Strict):
     Attributes:
         subject: The id of the case.
         group: The patient.
-        present: The subset that was used, not all that the case has.
+        present: The subset that was given, not all that the case has.
+        used: The modalities of it that the method used; None in older files.
         metrics: {metric: number}; None where the convention leaves the case out.
         probabilities: {target: (K,)} for classes.
         targets: {target: class number, or one answer per class with None for not labelled} for classes.
@@ -81,6 +82,7 @@ class CaseResult(_Strict):
     subject: str
     group: str
     present: tuple[str, ...]
+    used: tuple[str, ...] | None = None
     metrics: dict[str, Number] = Field(default_factory=dict)
     probabilities: dict[str, list[float]] | None = None
     targets: dict[str, int | list[float | None]] | None = None
@@ -93,7 +95,8 @@ class Results(_Strict):
         schema_: Version of this format ("schema" in JSON).
         method: Label of the method.
         cohort: Name of the cohort.
-        split: "train", "val", "test" or "all".
+        split: "train", "val", "test" or "all", or the name of another cohort; after a dot, which modalities or subsets it was
+            restricted to. It is the name of its file.
         seed: Of the training.
         conventions: What the numbers mean.
         subsets: The table, small subsets first, in the cohort's order of modalities.

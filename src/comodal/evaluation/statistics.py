@@ -3,6 +3,10 @@
 A patient may have several cases (sessions, studies). Cases of one patient are resampled together, since they are not
 independent of each other.
 
+The percentile interval is too narrow where there are few patients. Simulated coverage of the nominal 95 % interval of a mean
+(2000 trials each; normal values / values skewed as DSC is, beta(4, 1.2)): 5 patients 84 / 82 %, 6: 86 / 85 %, 10: 91 / 89 %,
+20: 92 / 92 %, 50: 94 / 94 %. So below 6 patients there is none, and below 20 its results say that it is too narrow.
+
 Axis letters: N cases, G groups (patients), R resamples.
 """
 
@@ -22,6 +26,10 @@ Floats = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
 
 RESAMPLES = 2000
+MIN_PATIENTS = 6  # for an interval
+FEW_PATIENTS = 20  # below, an interval is said to be too narrow
+TOO_FEW = f"too few patients for an interval (fewer than {MIN_PATIENTS})"
+TOO_NARROW = f"intervals of fewer than {FEW_PATIENTS} patients are too narrow"
 
 
 @lru_cache(maxsize=16)
@@ -57,10 +65,10 @@ def resampling_weights(
         seed: Of the resampling.
 
     Returns:
-        (R, N) float counts; None where there are fewer than two patients, for then there is nothing to resample.
+        (R, N) float counts; None where there are fewer than MIN_PATIENTS patients: their resamples say too little.
     """
     numbers, count = _group_numbers(size, groups)
-    return None if count < 2 else _group_counts(count, resamples, seed)[:, numbers]
+    return None if count < MIN_PATIENTS else _group_counts(count, resamples, seed)[:, numbers]
 
 
 def interval_of(statistics: Floats) -> Interval | None:
@@ -91,11 +99,11 @@ def bootstrap_interval(
         seed: Of the resampling; the same seed and the same patients give the same resamples.
 
     Returns:
-        (low, high), or None for fewer than two patients.
+        (low, high), or None for fewer than MIN_PATIENTS patients; see `interval_note`.
 
-    >>> bootstrap_interval([0.5]) is None
+    >>> bootstrap_interval([0.5] * 5) is None
     True
-    >>> bootstrap_interval([0.5, 0.5, 0.5])
+    >>> bootstrap_interval([0.5] * 6)
     (0.5, 0.5)
     """
     values = np.asarray(values, dtype=float)
@@ -103,11 +111,20 @@ def bootstrap_interval(
     kept = ~np.isnan(values)
     _, numbers = np.unique(numbers[kept], return_inverse=True)
     count = int(numbers.max()) + 1 if len(numbers) else 0
-    if count < 2:
+    if count < MIN_PATIENTS:
         return None
     counts = _group_counts(count, resamples, seed)
     sums, sizes = np.bincount(numbers, weights=values[kept]), np.bincount(numbers).astype(float)
     return interval_of((counts @ sums) / (counts @ sizes))
+
+
+def interval_note(patients: int) -> str | None:
+    """What a reader must know about an interval over so many patients, or about its absence.
+
+    >>> interval_note(5), interval_note(19), interval_note(20)
+    ('too few patients for an interval (fewer than 6)', 'intervals of fewer than 20 patients are too narrow', None)
+    """
+    return TOO_FEW if patients < MIN_PATIENTS else TOO_NARROW if patients < FEW_PATIENTS else None
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ class Difference:
 
     Attributes:
         value: Mean of a - b over cases; None without a common case.
-        ci95: Bootstrap interval over patients; None for fewer than two.
+        ci95: Bootstrap interval over patients; None for fewer than MIN_PATIENTS.
         n: Common cases on which both have a number.
         p_value: Wilcoxon signed-rank test, two-sided, on the mean difference of each patient; None for fewer than two.
     """
@@ -184,8 +201,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     >>> holm([0.01, None, 0.04])
     [0.02, None, 0.04]
     """
-    from statsmodels.stats.multitest import multipletests
-
-    known = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(known, method="holm")[1].tolist() if known else [])
-    return [None if p is None else next(corrected) for p in p_values]
+    # By hand: the function of statsmodels collects the garbage of the whole process each time, which takes longer than a table.
+    known = np.array([p for p in p_values if p is not None], dtype=float)
+    order = np.argsort(known, kind="stable")
+    stepped = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)) if len(known) else known
+    corrected = np.empty_like(known)
+    corrected[order] = np.minimum(stepped, 1.0)
+    values = iter(corrected.tolist())
+    return [None if p is None else next(values) for p in p_values]

@@ -22,7 +22,7 @@ from comodal.data.targets import class_target
 from comodal.evaluation.classification import as_columns, pooled_metrics
 from comodal.evaluation.metrics import METRICS, Conventions, Mask, mean_dsc, metric, segmentation_metrics
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
-from comodal.evaluation.statistics import RESAMPLES, bootstrap_interval
+from comodal.evaluation.statistics import RESAMPLES, bootstrap_interval, interval_note
 from comodal.inference.predictor import Device, Probabilities, Subset, can_predict, predict_case
 from comodal.inference.writing import on_grid, to_masks
 from comodal.method import Method
@@ -32,13 +32,12 @@ OnProgress = Callable[[int, int, str], None]
 
 
 def foreground_classes(target: Target) -> dict[str, int]:
-    """{class: row of K} of the classes that are scored: all but the background of "labels" (class 0, when its code is 0).
+    """{class: row of K} of the classes that are scored: all but the background of "labels".
 
     >>> foreground_classes(Target("seg", "labels", ("background", "organ"), ((0,), (1, 2))))
     {'organ': 1}
     """
-    background = target.kind == "labels" and (not target.codes or target.codes[0] == (0,))
-    return {name: k for k, name in enumerate(target.classes) if not (background and k == 0)}
+    return {name: k for k, name in enumerate(target.classes) if k != target.background}
 
 
 @dataclass
@@ -154,13 +153,14 @@ def _evaluate_group(settings: _Settings, case: Case, subsets: Sequence[Subset]) 
     for subset, found in predict_case(
         settings.method, prepared, subsets=subsets, overlap=settings.overlap, device=settings.device
     ):
-        metrics, positive = truths.compare(prepared, found)
+        metrics, positive = truths.compare(prepared, found.probabilities)
         result = CaseResult(
             subject=case.id,
             group=case.group,
             present=subset,
+            used=found.used,
             metrics=dict(metrics),
-            probabilities={name: found[name].tolist() for name in labels} or None,
+            probabilities={name: found.probabilities[name].tolist() for name in labels} or None,
             targets=labels or None,
         )
         yield _Row(result, positive)
@@ -180,6 +180,7 @@ def _case_mean(name: str, rows: Sequence[_Row], *, resamples: int) -> MetricValu
         n=len(values),
         n_pos=positives,
         n_neg=len(values) - positives,
+        note=interval_note(len(set(groups))) if resamples else None,
     )
 
 
@@ -232,7 +233,7 @@ def evaluate(
     method_name: str,
     cohort_name: str,
     split: str,
-    use: Iterable[str] | None = None,
+    use: Sequence[str] | None = None,
     conventions: Conventions | None = None,
     device: Device = "cpu",
     overlap: float = 0.5,
@@ -251,7 +252,7 @@ def evaluate(
         method_name: For the result, as are cohort_name and split.
         cohort_name: See method_name.
         split: See method_name.
-        use: Modalities that may be read; None: all. A subset with another one gets no case.
+        use: Modalities that may be read; None: all. A subset with another one gets no case, and the notes say what was read.
         conventions: How empty regions count.
         device: Where the method is.
         overlap: Of windows, see `predict_case`.
@@ -295,8 +296,14 @@ def evaluate(
             for subset in wanted
         ),
         cases=tuple(row.result for row in rows),
-        notes=notes,
+        notes=(*notes, *_restriction(method, use)),
     )
+
+
+def _restriction(method: Method, use: Iterable[str] | None) -> tuple[str, ...]:
+    """What the reader must know where not all modalities might be read."""
+    names = [name for name in method.problem.names if use is None or name in use]
+    return () if len(names) == len(method.problem.names) else (f"Only these modalities were read: {', '.join(names)}.",)
 
 
 def _ordered(method: Method, subsets: Iterable[Iterable[str]]) -> list[Subset]:

@@ -5,7 +5,8 @@ an absent one is read, and where a method encodes, each modality is encoded by i
 which other modalities were asked for in the same call.
 
 Windows are spaced evenly so that the last one is flush with the edge (110 voxels, windows of 64: starts 0, 23, 46) and
-weighted by a Gaussian of sigma window / 8, as in nnU-Net. Probabilities are averaged, not logits.
+weighted by a Gaussian of sigma window / 8, as in nnU-Net. Probabilities are averaged, not logits. Images of other grids than
+that of the segmentation have no voxels in common with it; each window sees the middle of them.
 
 Axis letters: see `comodal.batch`.
 """
@@ -16,7 +17,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -25,11 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from comodal.batch import Batch, Features, Sample, Value, collate
-from comodal.data.grid import crop_pad
+from comodal.data.grid import centred_start, crop_pad
 from comodal.data.preprocessing import PreparedCase
 from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
 from comodal.method import Method, Prediction, Problem
-from comodal.modality import Target
 
 Subset: TypeAlias = tuple[str, ...]
 Place: TypeAlias = tuple[int, int, int]
@@ -39,6 +39,22 @@ Probabilities: TypeAlias = dict[str, NDArray[np.float32]]
 MIN_WEIGHT = 1e-3  # as MONAI: the corner of a Gaussian window is 4e-11, too little to be divided by
 BATCH_VOXELS = 64**3
 ACCUMULATORS = 512 * 2**20  # bytes for the probabilities of subsets that are decoded from one encoding
+
+
+@dataclass(frozen=True, eq=False)
+class CasePrediction:
+    """What a method says about one case from one subset of its modalities.
+
+    Attributes:
+        probabilities: {target: float32}: (K, X, Y, Z) on the case's grid for regions and labels, (K,) for classes.
+        used: The modalities on which some of it rests, in canonical order: of those given, the ones that the method used.
+        extras: {name: float32} of `Prediction.extras`, without the batch axis, where they were asked for. Of a segmentation,
+            maps (..., X, Y, Z) on the case's grid, put together like the probabilities; others are means over windows.
+    """
+
+    probabilities: Probabilities
+    used: tuple[str, ...]
+    extras: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -110,54 +126,52 @@ class _Windows:
         return out
 
 
-def _centred(shape: Place, window: Place, spatial_dims: int) -> Place:
-    """First voxel of the window in the middle, as the sampler "whole" takes it; negative where the window is larger."""
-    x, y, z = ((n - w) // 2 for n, w in zip(shape, window, strict=True))
-    return x, y, shape[2] // 2 if spatial_dims == 2 else z
+def _window(problem: Problem, modality: str) -> Place:
+    """The patch of an image with three axes; Z = 1 where it is seen in 2-D."""
+    patch = problem.patch_of(modality)
+    return patch[0], patch[1], patch[2] if len(patch) == 3 else 1
 
 
-def _windows(problem: Problem, shape: Place, overlap: float) -> _Windows:
-    """The windows of a case: patches in 3-D, slices (or patches of slices) in 2-D, one for a classification."""
+def _windows(problem: Problem, case: PreparedCase, overlap: float) -> _Windows | None:
+    """Where a segmentation lies: patches in 3-D, slices (or patches of slices) in 2-D. None for a classification."""
     if not 0 <= overlap < 1:
         raise ConfigError(message("overlap", "be at least 0 and less than 1", overlap, do="0.5 is usual"))
-    window: Place = (problem.patch[0], problem.patch[1], problem.patch[2] if problem.spatial_dims == 3 else 1)
     if problem.task == "classification":
-        return _Windows(shape, window, (_centred(shape, window, problem.spatial_dims),), torch.ones(window))
+        return None
+    shape = case.grids[problem.grid].shape
+    window = _window(problem, next(m.name for m in problem.modalities if m.kind == "image"))
     axes = [window_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
     overlapping = [any(b - a < w for a, b in itertools.pairwise(starts)) for starts, w in zip(axes, window, strict=True)]
     starts = tuple((x, y, z) for z in axes[2] for x in axes[0] for y in axes[1])  # Z last: patches of a slice lie together
     return _Windows(shape, window, starts, torch.from_numpy(gaussian_weights(window, overlapping)))
 
 
-def _sample(
-    problem: Problem, case: PreparedCase, subset: Subset, windows: _Windows | None = None, start: Place = (0, 0, 0)
-) -> Sample:
-    """One window of a case with exactly the modalities of `subset`; nothing of another modality is touched."""
+def _sample(problem: Problem, case: PreparedCase, subset: Subset, *, start: Place | None) -> Sample:
+    """A case with exactly the modalities of `subset`; nothing of another modality is touched.
+
+    With `start`, images of the segmentation's grid are seen through that window; all others in the middle.
+    """
     inputs: dict[str, Value] = {}
     affines: dict[str, NDArray[np.float64]] = {}
     for name in subset:
         modality = problem.modality(name)
-        if modality.kind != "image" or windows is None:
+        if modality.kind != "image":
             inputs[name] = case.values[name]
             continue
-        grid = case.grids[modality.grid]
-        registered = modality.grid == next(iter(case.grids))  # another view has no voxels in common: its middle is taken
-        first = start if registered else _centred(grid.shape, windows.window, problem.spatial_dims)
-        voxels = torch.from_numpy(crop_pad(case.images[name], first, windows.window))
-        inputs[name] = voxels[..., 0] if problem.spatial_dims == 2 else voxels
-        affines[modality.grid] = np.array(grid.cropped(first, windows.window).affine)
+        grid, window, flat = case.grids[modality.grid], _window(problem, name), problem.dims_of(name) == 2
+        through = start is not None and modality.grid == problem.grid
+        first = start if start is not None and through else centred_start(grid.shape, window, flat=flat)
+        voxels = torch.from_numpy(crop_pad(case.images[name], first, window))
+        inputs[name] = voxels[..., 0] if flat else voxels
+        affines[modality.grid] = np.array(grid.cropped(first, window).affine)
     return Sample(id=case.case.id, group=case.case.group, inputs=inputs, affines=affines)
 
 
 def _batches(problem: Problem, case: PreparedCase, subset: Subset, windows: _Windows | None, size: int) -> Iterator[Batch]:
-    if windows is None:
-        yield collate([_sample(problem, case, subset)], problem.modalities, patch=problem.patch)
-        return
-    for first in range(0, len(windows.starts), size):
-        starts = windows.starts[first : first + size]
-        yield collate(
-            [_sample(problem, case, subset, windows, start) for start in starts], problem.modalities, patch=problem.patch
-        )
+    starts: Sequence[Place | None] = [None] if windows is None else windows.starts
+    for first in range(0, len(starts), size):
+        samples = [_sample(problem, case, subset, start=start) for start in starts[first : first + size]]
+        yield collate(samples, problem.modalities, patch=problem.patches)
 
 
 @contextmanager
@@ -173,46 +187,60 @@ def _evaluating(method: Method) -> Iterator[None]:
 
 
 class _Sums:
-    """Weighted sums of one subset: maps for segmentation, plain means for classes."""
+    """What the windows of one subset add up to: weighted maps of a segmentation, plain sums of everything else."""
 
-    def __init__(self, windows: _Windows | None, total: Tensor | None) -> None:
-        self.windows, self.total, self.sums, self.rows = windows, total, dict[str, Tensor](), 0
+    def __init__(self, problem: Problem, windows: _Windows | None, total: Tensor | None, *, extras: bool) -> None:
+        self.problem, self.windows, self.total, self.extras = problem, windows, total, extras
+        self.sums: dict[tuple[str, str], Tensor] = {}  # {("probabilities" or "extras", name): sum}
+        self.maps: set[tuple[str, str]] = set()
+        self.used = torch.zeros(len(problem.names), dtype=torch.bool)
+        self.rows = 0
 
-    def add(self, targets: Sequence[Target], prediction: Prediction, first: int) -> None:
-        """Adds the rows of a batch, whose first row is window number `first`."""
-        rows = 0
-        for target in targets:
-            values = prediction.probabilities[target.name].float().cpu()
-            rows = len(values)
-            if self.windows is None or self.total is None or not target.is_segmentation:
-                self.sums[target.name] = self.sums.get(target.name, 0) + values.sum(dim=0)
-                continue
-            if target.name not in self.sums:
-                self.sums[target.name] = torch.zeros((values.shape[1], *self.windows.shape))
-            for row, start in zip(values, self.windows.starts[first : first + rows], strict=True):
-                volume, window = self.windows.inside(start)
-                row = row.reshape(len(row), *self.windows.window)
-                self.sums[target.name][(slice(None), *volume)] += (row * self.windows.weights)[(slice(None), *window)]
-        self.rows += rows
+    def add(self, prediction: Prediction) -> None:
+        """Adds the rows of the next batch."""
+        for target in self.problem.targets:
+            values = prediction.probabilities[target.name]
+            self._add(("probabilities", target.name), values, is_map=target.is_segmentation)
+        patch = self.problem.patch
+        for name, values in prediction.extras.items() if self.extras else ():
+            is_map = values.ndim > len(patch) and tuple(values.shape[values.ndim - len(patch) :]) == patch
+            self._add(("extras", name), values, is_map=is_map)
+        self.used |= prediction.used.any(dim=0).cpu()
+        self.rows += len(prediction.used)
+
+    def _add(self, key: tuple[str, str], values: Tensor, *, is_map: bool) -> None:
+        values, windows = values.float().cpu(), self.windows
+        if windows is None or not is_map:
+            self.sums[key] = self.sums.get(key, 0) + values.sum(dim=0)
+            return
+        lead = values.shape[1 : values.ndim - len(self.problem.patch)]
+        if key not in self.sums:
+            self.sums[key] = torch.zeros((*lead, *windows.shape))
+            self.maps.add(key)
+        for row, start in zip(values, windows.starts[self.rows : self.rows + len(values)], strict=True):
+            volume, window = windows.inside(start)
+            row = row.reshape(*lead, *windows.window)
+            every = (slice(None),) * len(lead)
+            self.sums[key][every + volume] += (row * windows.weights)[every + window]
 
     @torch.no_grad()
-    def means(self, targets: Sequence[Target]) -> Probabilities:
+    def means(self) -> CasePrediction:
         """The weighted means; the sums are used up."""
-        out: Probabilities = {}
-        for target in targets:
-            sums = self.sums.pop(target.name)
-            by = self.total if target.is_segmentation and self.total is not None else torch.tensor(float(self.rows))
-            out[target.name] = sums.div_(by).numpy()
-        return out
+        found: dict[str, Probabilities] = {"probabilities": {}, "extras": {}}
+        for what, name in list(self.sums):
+            by = self.total if (what, name) in self.maps and self.total is not None else torch.tensor(float(self.rows))
+            found[what][name] = self.sums.pop((what, name)).div_(by).numpy()
+        used = tuple(name for name, yes in zip(self.problem.names, self.used.tolist(), strict=True) if yes)
+        return CasePrediction(found["probabilities"], used, found["extras"])
 
 
 @torch.no_grad()  # not inference_mode: what a method keeps from a validation must still be usable in training
-def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Device) -> Probabilities:
+def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Device) -> CasePrediction:
     """One subset by `predict`."""
     with _evaluating(method):
         for batch in batches:
-            sums.add(method.problem.targets, method.predict(batch.to(device)), sums.rows)
-    return sums.means(method.problem.targets)
+            sums.add(method.predict(batch.to(device)))
+    return sums.means()
 
 
 @torch.no_grad()
@@ -226,16 +254,17 @@ def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mappi
                 features[name] = method.encode(batch.to(device))[name]
             for subset, total in sums.items():
                 present = torch.tensor([[name in subset for name in names]] * len(row[0]), device=device)
-                prediction = method.decode({name: features[name] for name in subset}, present)
-                total.add(method.problem.targets, prediction, total.rows)
+                total.add(method.decode({name: features[name] for name in subset}, present))
 
 
 def can_predict(method: Method, subset: Iterable[str]) -> bool:
-    """Whether a method predicts from exactly these modalities: it supports them, and a segmentation has an image to lie on."""
-    names = set(subset)
-    if method.problem.task == "segmentation" and not any(
-        m.kind == "image" for m in method.problem.modalities if m.name in names
-    ):
+    """Whether a method predicts from exactly these modalities: it supports them, and a segmentation has an image to lie on.
+
+    That image must be of the segmentation's grid: an image of another one has no voxels in common with it.
+    """
+    names, problem = set(subset), method.problem
+    registered = {m.name for m in problem.modalities if m.kind == "image" and m.grid == problem.grid}
+    if problem.task == "segmentation" and not names & registered:
         return False
     return method.supports(names)
 
@@ -274,8 +303,9 @@ def predict_case(
     subsets: Iterable[Iterable[str]],
     overlap: float = 0.5,
     batch_size: int | None = None,
+    extras: bool = False,
     device: Device = "cpu",
-) -> Iterator[tuple[Subset, Probabilities]]:
+) -> Iterator[tuple[Subset, CasePrediction]]:
     """Predicts one case from each of several subsets of its modalities, one after the other.
 
     It is an iterator, so that what was predicted from one subset can be dropped before the next: 15 subsets of a BraTS case
@@ -287,41 +317,50 @@ def predict_case(
         subsets: Each a non-empty set of names.
         overlap: Least overlap of neighbouring windows, in [0, 1).
         batch_size: Windows (3-D) or slices (2-D) at once; None: as many as have the voxels of one window of 64^3.
+        extras: Whether to keep the method's extras, which may be larger than the probabilities.
         device: Where the method is.
 
     Returns:
-        Pairs (subset in canonical order, {target: probabilities float32}): (K, X, Y, Z) on `case.grid` for regions and
-        labels, (K,) for classes. What a subset gets does not depend on the other subsets.
+        Pairs (subset in canonical order, what the method says). What a subset gets does not depend on the other subsets.
 
     Raises:
-        ConfigError: An unknown modality or a bad overlap.
+        ConfigError: An unknown modality, a bad overlap, or a grid of images without a patch.
         DataError: The case lacks a modality of a subset.
         UnsupportedSubset: The method cannot predict from a subset, or a segmentation has no image.
     """
     wanted = _checked(method, case, subsets)
-    windows = None if case.grid is None else _windows(method.problem, case.grid.shape, overlap)
+    windows = _windows(method.problem, case, overlap)
     size = batch_size or max(1, BATCH_VOXELS // math.prod(method.problem.patch or (1,)))
-    return _predictions(method, case, wanted, windows, batch_size=size, device=device)
+    return _predictions(method, case, wanted, windows, batch_size=size, extras=extras, device=device)
 
 
 def _predictions(
-    method: Method, case: PreparedCase, subsets: list[Subset], windows: _Windows | None, *, batch_size: int, device: Device
-) -> Iterator[tuple[Subset, Probabilities]]:
+    method: Method,
+    case: PreparedCase,
+    subsets: list[Subset],
+    windows: _Windows | None,
+    *,
+    batch_size: int,
+    extras: bool,
+    device: Device,
+) -> Iterator[tuple[Subset, CasePrediction]]:
     problem = method.problem
-    total = windows.total() if windows is not None and problem.task == "segmentation" else None
+    total = windows.total() if windows is not None else None
 
     def batches(subset: Subset) -> Iterator[Batch]:
         return _batches(problem, case, subset, windows, batch_size)
 
     if not method.encodes:
         for subset in subsets:
-            yield subset, _directly(method, batches(subset), _Sums(windows, total), device)
+            yield subset, _directly(method, batches(subset), _Sums(problem, windows, total, extras=extras), device)
         return
     classes = sum(len(t.classes) for t in problem.targets)
     at_once = max(1, ACCUMULATORS // (4 * classes * (total.numel() if total is not None else 1)))
+    if extras:  # nobody knows how large they are
+        at_once = 1
     for first in range(0, len(subsets), at_once):
-        sums = {subset: _Sums(windows, total) for subset in subsets[first : first + at_once]}
+        sums = {subset: _Sums(problem, windows, total, extras=extras) for subset in subsets[first : first + at_once]}
         used = [name for name in problem.names if any(name in subset for subset in sums)]
         _decoded(method, {name: batches((name,)) for name in used}, sums, device)
         for subset in list(sums):
-            yield subset, sums.pop(subset).means(problem.targets)
+            yield subset, sums.pop(subset).means()

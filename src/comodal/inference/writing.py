@@ -20,6 +20,7 @@ from comodal.errors import DataError, message
 from comodal.modality import Target
 
 Map = NDArray[np.float32]
+SUFFIXES = (".nii.gz", ".png", ".tif")  # that a prediction may get; which one, only its input's file tells
 
 
 @dataclass(frozen=True)
@@ -117,25 +118,47 @@ def to_label_map(target: Target, probabilities: Iterable[Map]) -> NDArray[np.int
 
 
 def native_geometry(cohort: Cohort, case: Case, used: Iterable[str]) -> tuple[Grid, Geometry]:
-    """The voxels and the file geometry of the first image, in the cohort's order, that was used.
+    """The voxels and the file geometry of the first image that was used.
 
     Args:
         cohort: Says where it is; only that one file is read.
         case: The case.
-        used: Names of modalities.
+        used: Names of modalities; the first of them that is an image counts.
 
     Raises:
         DataError: No image among them, so that there is no geometry to write in.
     """
-    names = set(used)
-    images = [m.name for m in cohort.modalities if m.kind == "image" and m.name in names]
+    kinds = {m.name: m.kind for m in cohort.modalities}
+    names = list(used)
+    images = [name for name in names if kinds[name] == "image"]
     if not images:
-        rule, got = "use an image, in whose geometry a segmentation can be written", ", ".join(sorted(names)) or "nothing"
+        rule, got = "use an image, in whose geometry a segmentation can be written", ", ".join(names) or "nothing"
         raise DataError(message("predict", rule, got, subject=case.id, do="Give an image modality"))
     spec = cohort.spec(images[0])
     path = cohort.file(case, images[0])
     volume = read_volume(path, files=spec.files, channel=spec.channel, subject=case.id, modality=images[0])
     return Grid(volume.header.shape, volume.header.affine), volume.geometry
+
+
+def names_of(case: str, targets: Iterable[Target], *, regions: bool = False, as_probabilities: bool = False) -> list[str]:
+    """The files that `write_prediction` will write for a case, without folder and suffix.
+
+    >>> names_of("007", [Target("seg", "regions", ("WT",))], regions=True)
+    ['007_seg', '007_seg_WT']
+    """
+    found = []
+    for target in targets:
+        if target.is_segmentation:
+            stem = f"{case}_{target.name}"
+            found.append(stem)
+            for name in target.classes:
+                found += [_class_name(stem, name)] if regions else []
+                found += [_class_name(stem, name) + "_probability"] if as_probabilities else []
+    return found
+
+
+def _class_name(stem: str, name: str) -> str:
+    return f"{stem}_{name.replace('/', '-')}"
 
 
 def write_prediction(
@@ -161,7 +184,7 @@ def write_prediction(
         probabilities: {target: (K, X, Y, Z)} on `grid`; targets that are no segmentation are left out.
         grid: Of the probabilities. They are resampled linearly to the input's voxels, and then thresholded.
         targets: The targets of the method.
-        used: Names of the modalities that were used.
+        used: Names of the modalities that were used, first those on whose grid segmentations lie.
         out: Folder; it is made.
         regions: Write each class as a map of 0 and 1, too.
         as_probabilities: Write each class's probability, too.
@@ -181,7 +204,7 @@ def write_prediction(
         labels = to_label_map(target, on_grid(maps, grid, native))
         files.append(write_volume(labels, geometry, out / stem))
         for k, p in enumerate(on_grid(maps, grid, native) if regions or as_probabilities else ()):
-            name = f"{stem}_{target.classes[k].replace('/', '-')}"
+            name = _class_name(stem, target.classes[k])
             if regions:  # labels exclude each other; regions overlap, and each stands alone
                 mask = labels == codes_of(target)[k] if target.kind == "labels" else p >= 0.5
                 files.append(write_volume(np.asarray(mask, dtype=np.uint8), geometry, out / name))

@@ -6,15 +6,14 @@ Axis letters: see `comodal.batch`. Regions are independent (sigmoid); labels exc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 from comodal.batch import Batch
 from comodal.modality import Target
+from comodal.processes import sum_over_processes, world_size
 
 
 def split_logits(logits: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -31,27 +30,6 @@ def segmentation_probabilities(logits: Tensor, targets: Sequence[Target]) -> dic
     """From (B, K of all, *spatial) to {target: (B, K, *spatial) float32 in [0, 1]}: sigmoid for regions, softmax for labels."""
     wanted = {t.name: t for t in targets}
     return {name: _probabilities(value, wanted[name]) for name, value in split_logits(logits, targets).items()}
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """The sum over all processes. The loss of each depends on the summands of all, so gradients are summed, too.
-
-    torch has such a function twice, one deprecated and one private.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
-        return _summed(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
-        return _summed(gradients[0])
-
-
-def _summed(value: Tensor) -> Tensor:
-    total = value.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total
 
 
 def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: float = 1e-5) -> Tensor:
@@ -75,9 +53,7 @@ def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: floa
     overlap = (probabilities * truth).sum(axes)  # (B, K)
     volume = probabilities.sum(axes) + truth.sum(axes)
     if batch:
-        sums = torch.stack([overlap.sum(0), volume.sum(0)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            sums = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
+        sums = sum_over_processes(torch.stack([overlap.sum(0), volume.sum(0)]))
         overlap, volume = sums[0], sums[1]
     return ((2 * overlap + smooth) / (volume + smooth)).mean() if overlap.numel() else overlap.sum() + 1.0
 
@@ -85,7 +61,7 @@ def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: floa
 def segmentation_losses(logits: Tensor, batch: Batch, targets: Sequence[Target]) -> dict[str, Tensor]:
     """Soft Dice loss plus (binary) cross-entropy per target, nnU-Net's default; rows without the target do not count.
 
-    Dice sums over the batch and leaves out the background of "labels" (class 0, when its code is 0).
+    Dice sums over the batch and leaves out the background of "labels" (`Target.background`).
 
     Args:
         logits: (B, K of all targets, *spatial).
@@ -93,18 +69,30 @@ def segmentation_losses(logits: Tensor, batch: Batch, targets: Sequence[Target])
         targets: Those to learn.
 
     Returns:
-        {"dice/<target>": 1 - soft Dice, "ce/<target>": mean cross-entropy}; exactly zero where no row is labelled.
+        {"dice/<target>": 1 - soft Dice, "ce/<target>": mean cross-entropy}, both of the global batch when averaged over
+        processes; exactly zero where no row is labelled. A target that no row here has is zero, too, but never left out:
+        the rows of another process may have it, and every process must enter the same sums.
     """
     terms: dict[str, Tensor] = {}
     by_target = split_logits(logits, targets)
-    for target in targets:
-        if target.name in by_target and target.name in batch.targets:
-            learn = _region_terms if target.kind == "regions" else _label_terms
-            known, truth = batch.labelled[target.name], batch.targets[target.name]
-            terms[f"dice/{target.name}"], terms[f"ce/{target.name}"] = learn(
-                by_target[target.name].float(), truth, known, target
-            )
+    for target in (t for t in targets if t.name in by_target):
+        own = by_target[target.name].float()
+        learn = _region_terms if target.kind == "regions" else _label_terms
+        unknown = own.new_zeros(len(own), dtype=torch.bool)
+        known = batch.labelled.get(target.name, unknown)
+        nothing = torch.zeros_like(own[:, 0] if target.kind == "labels" else own)
+        truth = batch.targets.get(target.name, nothing)
+        terms[f"dice/{target.name}"], terms[f"ce/{target.name}"] = learn(own, truth, known, target)
     return terms
+
+
+def _of_all(mean: Tensor, count: int) -> Tensor:
+    """A mean over `count` items here, scaled so that its average over processes is the mean over the items of all."""
+    processes = world_size()
+    if processes == 1:
+        return mean
+    total = sum_over_processes(torch.tensor(float(count), device=mean.device))
+    return mean * (count * processes / total.clamp(min=1.0))
 
 
 def _region_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -114,13 +102,14 @@ def _region_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) 
     onehot = torch.where(wide, truth.float(), 0.0)
     dice = 1.0 - soft_dice(torch.where(wide, _probabilities(logits, target), 0.0), onehot, batch=True)
     picked = logits[each]
-    return dice, binary_cross_entropy_with_logits(picked, truth.float()[each]) if len(picked) else picked.sum()
+    entropy = binary_cross_entropy_with_logits(picked, truth.float()[each]) if len(picked) else picked.sum()
+    return dice, _of_all(entropy, len(picked))
 
 
 def _label_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     """Dice loss without the background, and cross-entropy."""
     score, labels = logits[known], truth[known].long()
     onehot = one_hot(labels, len(target.classes)).movedim(-1, 1).float()
-    first = 1 if not target.codes or target.codes[0] == (0,) else 0
-    dice = 1.0 - soft_dice(_probabilities(score, target)[:, first:], onehot[:, first:], batch=True)
-    return dice, cross_entropy(score, labels) if len(score) else score.sum()
+    scored = [k for k in range(len(target.classes)) if k != target.background]
+    dice = 1.0 - soft_dice(_probabilities(score, target)[:, scored], onehot[:, scored], batch=True)
+    return dice, _of_all(cross_entropy(score, labels) if len(score) else score.sum(), len(score))

@@ -65,8 +65,8 @@ class EarlyFusionUNet(nn.Module):
         kind, width, levels: See `build_unet`.
 
     Raises:
-        ConfigError: The patch is not divisible by 2^(levels - 1), nnU-Net's network is asked for with two levels, or there is
-            no image.
+        ConfigError: The patch is not divisible by 2^(levels - 1), nnU-Net's network is asked for with two levels, there is no
+            image, or images are not registered to each other.
     """
 
     def __init__(self, problem: Problem, *, kind: UNetKind, width: int, levels: int) -> None:
@@ -89,6 +89,11 @@ class EarlyFusionUNet(nn.Module):
         if not channels:
             do = "Add an image to data.modalities, or choose another method"
             raise ConfigError(message("data.modalities", "have an image for a U-Net", problem.names, do=do))
+        elsewhere = [m.name for m in problem.modalities if m.kind == "image" and m.grid != problem.grid]
+        if elsewhere:
+            rule, got = f"share the grid {problem.grid} for a U-Net on all images", ", ".join(elsewhere)
+            do = "Leave it out, register it and give it this grid in cohort.yaml, or choose another method"
+            raise ConfigError(message("data.modalities", rule, f"{got} on another", do=do))
         classes = sum(len(t.classes) for t in problem.targets if t.is_segmentation)
         self.network = build_unet(problem.spatial_dims, channels, classes, kind=kind, width=width, levels=levels)
 

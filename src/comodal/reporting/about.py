@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from comodal.evaluation.comparison import StudyTable
+from comodal.evaluation.table import StudyTable
 from comodal.methods import METHODS
-from comodal.reporting.record import RunRecord, section
-from comodal.reporting.tables import heading, number
+from comodal.reporting.record import PARTS, RunRecord, section
+from comodal.reporting.tables import heading, number, shown_metrics
 
-_PARTS = ("train", "val", "test")
 _LABELS = {"train": "training", "val": "validation", "test": "test"}
 _HARDWARE = ("hardware", "machine", "device", "gpu", "cpu", "system", "cores", "threads", "memory", "platform", "precision")
 _TIMES = ("training_seconds", "seconds")
@@ -68,8 +67,9 @@ def empty_predictions(table: StudyTable, method: str) -> tuple[str, ...]:
     """Regions that a method practically never finds: a DSC below 0.01 is a collapse, whatever the training said."""
     found: dict[str, list[str]] = {}
     for row in table.rows:
-        for metric, cell in row.cells[method].items():
-            if metric.startswith("DSC/") and cell.state == "value" and cell.value < 0.01 and cell.n_pos != 0:
+        for metric in shown_metrics(table, stem="DSC"):  # of a single class not its mean as well
+            cell = row.cells[method].get(metric)
+            if cell is not None and cell.state == "value" and cell.value < 0.01 and cell.n_pos != 0:
                 found.setdefault(metric, []).append("+".join(row.present))
     return tuple(
         f"{heading(metric)} is below 0.01, so practically nothing is found, from {', '.join(names)}."
@@ -113,7 +113,7 @@ def _cohort(record: RunRecord) -> str:
 def _cases(record: RunRecord) -> str:
     patients = {case: cells.get("group") or cells.get("subject", case) for case, cells in record.files.items()}
     parts = []
-    for name in _PARTS:
+    for name in PARTS:
         if name in record.splits:
             cases = record.splits[name]
             count = len({patients.get(case, case) for case in cases})
@@ -134,7 +134,8 @@ def _targets(record: RunRecord) -> str:
 def _inputs(record: RunRecord) -> str:
     data = section(record.config, "data")
     patch = data.get("patch")
-    size = " × ".join(map(str, patch)) if isinstance(patch, list) else ""
+    sizes = [*patch.values()] if isinstance(patch, Mapping) else [patch]  # one for each grid of images
+    size = " and ".join(" × ".join(map(str, side)) for side in sizes if isinstance(side, list) and side)
     what = {2: "slices", 3: "volumes"}.get(data.get("spatial_dims") or 0, "")
     return f"{what}{f' in patches of {size} voxels' if size else ''}" if what else ""
 
@@ -177,7 +178,7 @@ def _presence(records: Sequence[RunRecord]) -> tuple[tuple[str, ...], ...]:
     if not first.present:
         return ()
     same = all(record.splits == first.splits for record in records)
-    parts = {"all": list(first.present)} | ({n: list(first.splits[n]) for n in _PARTS if n in first.splits} if same else {})
+    parts = {"all": list(first.present)} | ({n: list(first.splits[n]) for n in PARTS if n in first.splits} if same else {})
     columns = [name for name in parts if name != "all" or len(parts) == 1] or ["all"]
     rows = [("modality", *(_LABELS.get(name, "all cases") for name in columns))]
     for modality in first.modalities:
@@ -205,7 +206,7 @@ def _runs(groups: Mapping[str, Sequence[RunRecord]]) -> tuple[tuple[str, ...], .
 
 
 def _run_row(label: str, record: RunRecord) -> tuple[str, ...]:
-    sizes = " / ".join(str(len(record.splits.get(name, ()))) for name in _PARTS) if record.splits else ""
+    sizes = " / ".join(str(len(record.splits.get(name, ()))) for name in PARTS) if record.splits else ""
     trained = [e["parameters"] for e in record.events if e.get("event") == "stage" and isinstance(e.get("parameters"), int)]
     parameters = record.environment.get("parameters", max(trained, default=None))
     steps = sum(e.get("event") == "step" for e in record.events)

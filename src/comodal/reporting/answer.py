@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from comodal.evaluation.comparison import Cell, Contrast, StudyRow, StudyTable
+from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 from comodal.reporting.tables import heading, interval, number, p_text, primary_metric
 
 
@@ -73,9 +73,10 @@ def _compared(table: StudyTable, method: str, metric: str, split: str) -> str:
         return f"{method} and {table.reference} have no result in common."
     test = f", {p_text(contrast.p_holm).replace('=', ' = ').replace('<', ' < ')}" if contrast.p_holm is not None else ""
     size = f"{number(abs(contrast.value), metric)}"
-    spread = f"95 % interval of the difference {_spread(contrast, metric)}{test}"
+    found = _spread(contrast, metric)
+    spread = f"95 % interval of the difference {found}{test}" if found else f"too few patients for an interval{test}"
     over = f"{_rows(table)}{' and over' if len(table.averaged) > 1 else ' on'} {_cases(contrast.n, split)}"
-    if _clear(contrast):
+    if contrast.clear:
         side = "higher" if contrast.value > 0 else "lower"
         text = f"The {_name(table, metric)} of {method} is {size} {side} than that of {table.reference}, {over} ({spread})."
     else:
@@ -84,17 +85,14 @@ def _compared(table: StudyTable, method: str, metric: str, split: str) -> str:
     return " ".join(part for part in (text, _full(table, method, metric)) if part)
 
 
-def _clear(contrast: Contrast) -> bool:
-    return contrast.ci95 is not None and (contrast.ci95[0] > 0 or contrast.ci95[1] < 0)
-
-
 def _full(table: StudyTable, method: str, metric: str) -> str:
     """With everything present the picture is often another one, and a reader should not have to look for it."""
     row = next((row for row in table.rows if len(row.present) == len(table.modalities)), None)
     contrast = row.contrasts.get(method, {}).get(metric) if row else None
     if row is None or contrast is None or contrast.value is None or len(table.averaged) < 2:
         return ""
-    return f"With all modalities the difference is {_signed(contrast.value, metric)} {_spread(contrast, metric)}."
+    parts = [_signed(contrast.value, metric), _spread(contrast, metric)]
+    return f"With all modalities the difference is {' '.join(part for part in parts if part)}."
 
 
 def _extremes(table: StudyTable, metric: str) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from comodal.evaluation.comparison import Cell, StudyTable
+from comodal.evaluation.table import Cell, StudyTable
 from comodal.reporting.tables import heading
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _metric_panel(axis: Axes, table: StudyTable, metric: str) -> None:
         cells = [row.cells[method].get(metric, Cell("not run")) for row in table.rows]
         offset = (k - (len(table.methods) - 1) / 2) * shift
         _dots(axis, cells, offset, k, method)
-    high = [c.ci95[1] for row in table.rows for by in row.cells.values() if (c := by.get(metric)) and c.ci95]
+    shown = [c for row in table.rows for by in row.cells.values() if (c := by.get(metric)) and c.state == "value"]
+    high = [c.ci95[1] if c.ci95 else c.value for c in shown]
     if is_fraction(metric):
         axis.set_ylim(-0.02, 1.02)
         axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], labels=["0", "0.25", "0.5", "0.75", "1"], fontsize=7.5)
@@ -170,15 +171,6 @@ def _presence_matrix(axis: Axes, table: StudyTable) -> None:
     axis.tick_params(length=0, labelbottom=False)
     for spine in axis.spines.values():
         spine.set_visible(False)
-
-
-def is_unit(metric: str) -> bool:
-    """Whether the metric lies between 0 and 1 and more is better. HD95 is a distance, less is better.
-
-    >>> is_unit("DSC/WT"), is_unit("HD95/WT")
-    (True, False)
-    """
-    return not metric.startswith("HD95")
 
 
 def is_fraction(metric: str) -> bool:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comodal.data.atomic import replacing
-from comodal.evaluation.comparison import StudyTable, combine
+from comodal.evaluation.comparison import combine
+from comodal.evaluation.results import MetricValue, Results
+from comodal.evaluation.statistics import TOO_FEW, TOO_NARROW
+from comodal.evaluation.table import StudyTable
 from comodal.reporting.about import facts, run_label
 from comodal.reporting.answer import answer
-from comodal.reporting.record import RunRecord, find_runs, read_run, section
+from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section
 from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def write_page(
 def group(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """{label: runs}: runs are repetitions of one method only where nothing but the seed and the fold differs.
 
-    Runs of one method with different settings get the name of the folder into their label: their mean would mean nothing.
+    Runs of one method with different settings, cohorts or splits get the name of the folder into their label: their mean would
+    mean nothing.
     """
     kinds: dict[str, list[tuple[Any, list[RunRecord]]]] = {}
     for record in records:
@@ -74,7 +78,10 @@ def _settings(record: RunRecord) -> Any:
         key: value for key, value in section(record.config, "training").items() if key not in ("seed", "device", "workers")
     }
     data = {key: value for key, value in section(record.config, "data").items() if key != "cache"}
-    return record.config.get("cohort"), section(record.config, "method"), data, training
+    division = {key: value for key, value in section(record.config, "splits").items() if key != "fold"}
+    parts = None if division.get("folds") else record.splits
+    cohort = record.cohort_hash, record.cohort_meta.get("root")
+    return cohort, division, parts, section(record.config, "method"), data, training
 
 
 def render(groups: Mapping[str, Sequence[RunRecord]], *, title: str | None = None) -> str:
@@ -101,19 +108,20 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
     split = next((record.split for record in records if record.split), "test")
     table = _table(groups, split)
     about = facts(groups, table)
+    part = split.partition(".")[0]  # a restricted evaluation is named after a dot
     cohort = next((r.cohort for record in records for r in record.results.values()), "")
     return {
         "title": title or " and ".join(groups) + (f" on {cohort}" if cohort else ""),
-        "answer": answer(table, split=split),
+        "answer": answer(table, split=part),
         "about": about,
         "quiet": _quiet(records, table),
-        "split": split,
+        "split": part,
         "tables": page_tables(table),
         "table_caption": caption(table),
         "several": len(groups) > 1,
         "reference": table.reference,
         "figure": _subset_figure(table),
-        "pictures": _pictures(groups),
+        "pictures": _pictures(groups, split),
         "curves": _curves(groups),
         "conventions": _conventions(records, split, table),
         "notes": _notes(records, split, table),
@@ -132,9 +140,25 @@ def _quiet(records: Sequence[RunRecord], table: StudyTable) -> str:
 
 
 def _table(groups: Mapping[str, Sequence[RunRecord]], split: str) -> StudyTable:
-    results = {label: [r.results[split] for r in runs if split in r.results] for label, runs in groups.items()}
+    apart = len({r.cohort_hash for runs in groups.values() for r in runs}) > 1 and _is_own(split)
+    results = {
+        label: [_named_apart(r.results[split], r) if apart else r.results[split] for r in runs if split in r.results]
+        for label, runs in groups.items()
+    }
     names = list(dict.fromkeys(name for runs in groups.values() for r in runs for name in r.modalities))
     return combine(results, modalities=names if 0 < len(names) <= _MOST_ROWS_NOT_RUN else None)
+
+
+def _is_own(split: str) -> bool:
+    """Whether these are cases of each run's own cohort, and not of another one that was given to the evaluation."""
+    return split.partition(".")[0] in (*PARTS, "all")
+
+
+def _named_apart(results: Results, record: RunRecord) -> Results:
+    """The same with the cohort in every case's name: equal names in two cohorts are two patients, and must not be paired."""
+    at = record.cohort_hash
+    cases = [c.model_copy(update={"subject": f"{c.subject} {at}", "group": f"{c.group} {at}"}) for c in results.cases]
+    return results.model_copy(update={"cases": tuple(cases)})
 
 
 def _subset_figure(table: StudyTable) -> dict[str, str] | None:
@@ -160,15 +184,15 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any] | None:
     return {"svg": curves_figure(shown), "left_out": len(runs) - len(shown)}
 
 
-def _pictures(groups: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
-    """Examples of the first run of each method that has some."""
+def _pictures(groups: Mapping[str, Sequence[RunRecord]], split: str) -> list[dict[str, Any]]:
+    """Examples of the first run of each method that has some, from the evaluation that the tables show."""
     found = []
     for label, runs in groups.items():
-        shown = next((record for record in runs if (record.folder / "examples" / "examples.json").is_file()), None)
+        shown = next((record for record in runs if (record.folder / "examples" / split / "examples.json").is_file()), None)
         if shown is not None:
             from comodal.evaluation.examples import load_examples  # imports torch, which a page without pictures does not need
 
-            examples = load_examples(shown.folder / "examples")
+            examples = load_examples(shown.folder / "examples" / split)
             found += [_picture(run_label(label, shown), shown, examples)] if examples else []
     return found
 
@@ -222,20 +246,38 @@ def _conventions(records: Sequence[RunRecord], split: str, table: StudyTable) ->
 def _notes(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[str]:
     """What a reader must know about these numbers: notes of the results and of single metrics, each once."""
     notes: dict[str, None] = {}
+    shown = shown_metrics(table)
     for record in records:
         result = record.results.get(split)
         if result is not None:
             notes |= dict.fromkeys(result.notes)
             notes |= {
-                f"{row.name}, {heading(k, table=table)}: {v.note}": None
+                f"{row.name}, {heading(k, table=table)}: {text}": None
                 for row in result.subsets
                 for k, v in row.metrics.items()
-                if v.note
+                if k in shown and (text := _own_note(v))
             }
-    cohorts = {(r.results[split].cohort) for r in records if split in r.results}
-    if len(cohorts) > 1:
-        notes[f"The runs were evaluated on different cohorts: {', '.join(sorted(cohorts))}."] = None
+    notes |= dict.fromkeys(_cohort_notes(records, split))
     missing = [record.folder.name for record in records if split not in record.results]
     if missing and len(missing) < len(records):
         notes[f"Not evaluated on {split} yet, and not in the table: {', '.join(missing)}."] = None
     return list(notes)
+
+
+def _own_note(value: MetricValue) -> str:
+    """The note without what the caption says once for all intervals."""
+    return "; ".join(part for part in (value.note or "").split("; ") if part not in (TOO_FEW, TOO_NARROW))
+
+
+def _cohort_notes(records: Sequence[RunRecord], split: str) -> list[str]:
+    """Whether the runs saw the same patients, from what their cohorts list and not from how these are called."""
+    of: dict[str, list[RunRecord]] = {}
+    for record in records:
+        of.setdefault(record.cohort_hash, []).append(record)
+    if len(of) > 1:
+        runs = "; ".join(", ".join(record.folder.name for record in same) for same in of.values())
+        text = f"The runs were trained on different cohorts ({runs})."
+        return [text + (" Their cases are not paired, even where names agree." if _is_own(split) else "")]
+    if len({str(record.cohort_meta.get("root")) for record in records}) > 1:
+        return ["The cohorts of the runs list the same files, but in different folders: are they the same patients?"]
+    return []

@@ -6,6 +6,7 @@ Only JSON, YAML (safe), CSV and NumPy arrays without pickles are read; nothing i
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from comodal.errors import RunError, message
 from comodal.evaluation.results import Results
 from comodal.methods import METHODS
 
+PARTS = ("train", "val", "test")
 _PREFERRED = ("test", "val", "all", "train")
 _MOST_BYTES = 256 * 1024 * 1024
 
@@ -34,6 +36,7 @@ class RunRecord:
         results: {split: Results}.
         present: {case id: modalities that its row of cohort.csv has}.
         files: {case id: {column: path}}, as in cohort.csv.
+        cohort_meta: Plain values of cohort.yaml.
         notes: What was unreadable, in sentences.
     """
 
@@ -65,6 +68,15 @@ class RunRecord:
         chosen = section(self.config, "data").get("modalities")
         every = [str(item.get("name")) for item in self.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
         return tuple(str(name) for name in (chosen if isinstance(chosen, list) else every))
+
+    @property
+    def cohort_hash(self) -> str:
+        """Of what cohort.csv and cohort.yaml say, but for the folder of the files: equal for runs of the same cohort.
+
+        Every run calls its own copy "cohort.csv", so that a name says nothing.
+        """
+        meta = {key: value for key, value in self.cohort_meta.items() if key not in ("root", "notes")}
+        return hashlib.sha256(json.dumps([self.files, meta], sort_keys=True, default=str).encode()).hexdigest()[:8]
 
     @property
     def split(self) -> str | None:

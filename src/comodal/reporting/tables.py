@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from comodal.evaluation.comparison import Cell, Contrast, StudyRow, StudyTable, combine
+from comodal.evaluation.comparison import combine
 from comodal.evaluation.metrics import METRICS
 from comodal.evaluation.results import Results
+from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 
 Source: TypeAlias = "Results | Sequence[Results] | Mapping[str, Sequence[Results]] | StudyTable"
 FILLED, EMPTY = "●", "○"
@@ -218,6 +219,7 @@ def caption(table: StudyTable) -> str:
     """What the numbers of a table are, in sentences."""
     runs = {method: count for method, count in table.runs.items() if count}
     parts = ["Value [95 % interval over patients]; n: cases that have all modalities of the row."]
+    parts += [f"{note[0].upper()}{note[1:]}." for note in table.notes]
     if any(count > 1 for count in runs.values()):
         counts = ", ".join(f"{method} {count}" for method, count in runs.items())
         parts.append(f"Each case is first averaged over the runs (seeds or folds) of a method: {counts}.")
@@ -230,11 +232,19 @@ def caption(table: StudyTable) -> str:
     if len(table.methods) > 1:
         parts.append(
             f"Differences are per case, on common cases, minus {table.reference}; "
-            "p: Wilcoxon signed-rank test over patients, Holm-corrected over the rows."
+            f"p: Wilcoxon signed-rank test over patients, {_corrected_over(table)}."
         )
         if any(METRICS[name.partition("/")[0]].aggregation == "pooled" for name in table.metrics):
             parts.append("Pooled metrics have no value per case: their difference has an interval and no p.")
     return " ".join(parts)
+
+
+def _corrected_over(table: StudyTable) -> str:
+    """Over what Holm's correction runs: as `combine` does it."""
+    rows, compared = len(table.rows), len(table.methods) - 1
+    methods = f" and {compared} methods" if compared > 1 else ""
+    own = f", in the row of averages {'over the methods' if compared > 1 else 'not at all'}" if len(table.averaged) > 1 else ""
+    return f"for each metric Holm-corrected over {rows} row{'' if rows == 1 else 's'}{methods}{own}"
 
 
 def page_tables(table: StudyTable) -> list[PageTable]:
@@ -331,10 +341,8 @@ def _page_contrast(contrast: Contrast | None, metric: str, n: int | None) -> Pag
         else ", ".join(number(end, metric, signed=True, interval=True, brief=True) for end in contrast.ci95)
     )
     below = (f"[{spread}]" if spread else "") + fewer
-    clear = contrast.ci95 is not None and (contrast.ci95[0] > 0 or contrast.ci95[1] < 0)
-    clear = clear and (contrast.p_holm is None or contrast.p_holm < 0.05)
     main = number(contrast.value, metric, signed=True).replace("-", "−")
-    look: Literal["clear", "difference"] = "clear" if clear else "difference"
+    look: Literal["clear", "difference"] = "clear" if contrast.clear else "difference"
     return PageCell(main, below.replace("-", "−"), p_text(contrast.p_holm), look)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,13 +16,21 @@ from comodal.errors import ConfigError, DataError, message, nearest
 from comodal.evaluation.examples import make_examples, save_examples
 from comodal.evaluation.results import Results
 from comodal.evaluation.subsets import evaluate
+from comodal.modality import subset_name
 from comodal.modality import subsets as all_subsets
 from comodal.run import Run
 from comodal.training.events import Clock, Emit, Progress, silent
 
 
 def pick_device(device: str) -> str:
-    """The device meant: for "auto" a GPU where there is one."""
+    """The device meant: for "auto" a GPU where there is one.
+
+    Raises:
+        ConfigError: "cuda", and this machine has no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        do = "Choose cpu, or auto for a GPU where there is one"
+        raise ConfigError(message("--device", "be there on this machine", "cuda without a GPU", do=do))
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -84,11 +96,13 @@ def evaluate_run(
     cohort: Cohort | None = None,
     device: str = "auto",
     examples: bool = True,
+    cache: Path | None = None,
     emit: Emit = silent,
 ) -> Results:
-    """Evaluates a run on every subset and writes `results/<split>.json` and, for segmentations, `examples/`.
+    """Evaluates a run on every subset and writes `results/<name>.json` and, for segmentations, `examples/<name>/`.
 
-    Another cohort's results go into a file of its own, `results/<stem of its csv>.json`, and leave the examples alone.
+    The name is that of the split, see `name_of`: what is restricted to some modalities or subsets, and what is of another
+    cohort, has a name of its own and takes the place of nothing. Another cohort gives no examples.
 
     Args:
         run: Trained.
@@ -98,13 +112,14 @@ def evaluate_run(
         cohort: Another cohort with the run's columns.
         device: "auto", "cpu" or "cuda".
         examples: Also write the predictions that the page shows.
+        cache: Folder of prepared arrays; None takes one that is deleted afterwards.
         emit: Listener for progress.
 
     Returns:
-        The results.
+        The results; their `split` is the name.
 
     Raises:
-        DataError: No case of the split has a target and a usable modality.
+        DataError: No case of the split has a target and a usable modality, or a file is damaged.
     """
     names = usable(run, use)
     targets = [t.name for t in run.problem.targets]
@@ -116,31 +131,35 @@ def evaluate_run(
         raise DataError(message(f"split {split}", rule, "none", do="Choose another split, or fill the cohort's columns"))
     where = pick_device(device)
     method = run.method(where)
-    preparer = run.preparer(cohort, cache=run.cache)
-    source = cohort or run.cohort
+    wanted = parse_subsets(subsets, names)
+    source, overlap = cohort or run.cohort, run.config.training.overlap
     clocks: dict[int, Clock] = {}
 
     def progress(done: int, total: int, text: str) -> None:
         clock = clocks.setdefault(total, Clock(total))
         emit(Progress("evaluating", done, total, clock.left(done), text))
 
-    results = evaluate(
-        method,
-        preparer,
-        chosen,
-        subsets=parse_subsets(subsets, names),
-        seed=run.config.training.seed,
-        method_name=run.label,
-        cohort_name=cohort_name(source),
-        split=name_of(split, cohort),
-        device=where,
-        overlap=run.config.training.overlap,
-        on_progress=progress,
-    )
-    results.save(run.path / "results" / f"{results.split}.json")
-    if examples and cohort is None and run.problem.task == "segmentation":
-        made = make_examples(method, preparer, chosen, results, device=where)
-        save_examples(run.path / "examples", made)
+    with run.cache_for(cache) as folder:
+        preparer = run.preparer(cohort, cache=folder)
+        with _saying_what_to_leave_out(names):
+            results = evaluate(
+                method,
+                preparer,
+                chosen,
+                subsets=wanted,
+                use=names,
+                seed=run.config.training.seed,
+                method_name=run.label,
+                cohort_name=cohort_name(source),
+                split=name_of(run, split, wanted, use=names, cohort=cohort),
+                device=where,
+                overlap=overlap,
+                on_progress=progress,
+            )
+        results.save(run.path / "results" / f"{results.split}.json")
+        if examples and cohort is None and run.problem.task == "segmentation":
+            made = make_examples(method, preparer, chosen, results=results, device=where, overlap=overlap)
+            save_examples(run.path / "examples" / results.split, made)
     return results
 
 
@@ -150,12 +169,53 @@ def cohort_name(cohort: Cohort) -> str:
     return f"{name} (synthetic)" if any(note.startswith("synthetic") for note in cohort.meta.notes) else name
 
 
-def name_of(split: str, cohort: Cohort | None) -> str:
-    """What a result is called: the split, or another cohort by its file, never in the place of a split."""
-    if cohort is None:
-        return split
-    stem = cohort.path.stem if cohort.path is not None else "other"
-    return f"cohort-{stem}" if stem in ("train", "val", "test", "all") else stem
+@contextmanager
+def _saying_what_to_leave_out(names: Sequence[str]) -> Iterator[None]:
+    """A damaged image stops an evaluation; where others remain, the message says how to go on without that modality."""
+    try:
+        yield
+    except DataError as error:
+        said = re.search(r"[\[ ]modality ([^,\]]+)[,\]]", str(error))
+        rest = [name for name in names if said is not None and name != said[1]]
+        if not rest or len(rest) == len(names):
+            raise
+        raise DataError(f"{error} Or evaluate without {said[1] if said else ''}: --use {','.join(rest)}.") from error
+
+
+def name_of(
+    run: Run, split: str, wanted: Sequence[tuple[str, ...]], *, use: Sequence[str], cohort: Cohort | None = None
+) -> str:
+    """What a result, and so its file, is called: the name of a split alone is that of its evaluation on every subset.
+
+    Args:
+        run: Evaluated.
+        split: Of the run.
+        wanted: The subsets.
+        use: The modalities that may be read.
+        cohort: Another cohort than the run's; it is named by folder, file and a short hash of its path.
+
+    Returns:
+        For instance "test", "test.use-flair+t1", "test.subsets-flair_flair+t1", "clinic-cohort-1f0c22ab".
+    """
+    base = re.sub(r"[^\w-]", "-", split) if cohort is None else _cohort_slug(cohort)
+    if set(wanted) == set(all_subsets(run.problem.names)):
+        return base
+    if set(wanted) == set(all_subsets(use)):
+        detail = f"use-{subset_name(use)}"
+    else:
+        detail = "subsets-" + "_".join(subset_name(subset) for subset in wanted)
+    plain = re.sub(r"[^\w+-]", "-", detail)
+    return f"{base}.{plain if plain == detail and len(plain) <= 80 else f'{plain[:60]}-{_short_hash(detail)}'}"
+
+
+def _cohort_slug(cohort: Cohort) -> str:
+    path = "other" if cohort.path is None else os.path.abspath(cohort.path)
+    words = [Path(path).parent.name, Path(path).stem] if cohort.path is not None else [path]
+    return re.sub(r"[^\w-]", "-", "-".join(word for word in words if word))[:60] + f"-{_short_hash(path)}"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def finished(run: Run, split: str) -> Results | None:
@@ -165,6 +225,6 @@ def finished(run: Run, split: str) -> Results | None:
     return known if known is not None and {frozenset(row.present) for row in known.subsets} == whole else None
 
 
-def run_folder(root: Path, label: str, seed: int, fold: int | None) -> Path:
+def run_folder(root: Path, label: str, *, seed: int, fold: int | None) -> Path:
     """Where a study keeps one run."""
     return root / "runs" / (f"{label}-seed{seed}" + ("" if fold is None else f"-fold{fold}"))

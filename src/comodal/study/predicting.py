@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ from numpy.typing import NDArray
 
 from comodal.data.atomic import replacing
 from comodal.data.cohort import Case, Cohort
-from comodal.errors import DataError, UnsupportedSubset, message
-from comodal.inference.predictor import predict_case
-from comodal.inference.writing import Written, write_prediction
+from comodal.errors import ConfigError, DataError, UnsupportedSubset, message
+from comodal.inference.predictor import can_predict, predict_case
+from comodal.inference.writing import SUFFIXES, Written, names_of, write_prediction
 from comodal.modality import subset_name, subsets
 from comodal.run import Run
 from comodal.study.evaluating import pick_device, usable
-from comodal.training.events import Clock, Emit, Progress, silent
+from comodal.training.events import Clock, Emit, Progress, Said, silent
+
+TABLE = "predictions.csv"
 
 
 def predict_cases(
@@ -29,6 +33,7 @@ def predict_cases(
     out: Path,
     regions: bool = False,
     probabilities: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     emit: Emit = silent,
 ) -> list[Written]:
@@ -36,10 +41,11 @@ def predict_cases(
 
     Args:
         run: Finished.
-        cohort: Cases with columns of the run's modalities; it may lack some columns.
+        cohort: Cases with columns of the run's modalities; it may lack some of them and have others.
         use: Wanted modalities; None is all.
         out: Folder.
         regions, probabilities: What to write beside label maps.
+        overwrite: Replace what lies there under the name of a prediction; files of the cohort are never replaced.
         device: "auto", "cpu" or "cuda".
         emit: Listener.
 
@@ -47,52 +53,96 @@ def predict_cases(
         What was written. Targets that are classes go into one table, `predictions.csv`.
 
     Raises:
-        DataError: A case has none of the wanted modalities; nothing has been written then.
-        UnsupportedSubset: The method cannot predict from what a case has; nothing has been written then.
+        ConfigError: A file of this name is there, or the folder is one of the cohort's; nothing has been written then, as for
+            all that follow.
+        DataError: A case has none of the wanted modalities.
+        UnsupportedSubset: The method cannot predict from what a case has.
     """
     names = usable(run, use)
+    preparer = run.preparer(cohort, targets=False)
     plan = {case.id: _usable_of(case, names) for case in cohort.cases}
+    _check_out(run, cohort, out, regions=regions, probabilities=probabilities, overwrite=overwrite)
     where = pick_device(device)
     method = run.method(where)
     for name, subset in plan.items():
-        if not method.supports(subset):
-            can = ", ".join(subset_name(s) for s in subsets(names) if method.supports(s)) or "none of these modalities"
+        if not can_predict(method, subset):
+            can = ", ".join(subset_name(s) for s in subsets(names) if can_predict(method, s)) or "none of these modalities"
             rule = f"have a subset of modalities from which {run.label} predicts ({can})"
             got = subset_name(subset)
             do = "Leave the subject out, or add a modality that it has to --use"
             raise UnsupportedSubset(message("a case to predict", rule, got, subject=name, do=do))
-    preparer = run.preparer(cohort)
+    unknown = [m.name for m in cohort.modalities if m.name not in run.problem.names]
+    if unknown:
+        emit(Said("info", f"not used, since the run does not know them: {', '.join(unknown)}"))
     clock = Clock(len(cohort))
     written: list[Written] = []
     rows: list[dict[str, str]] = []
     for done, case in enumerate(cohort.cases, start=1):
         subset = plan[case.id]
         prepared = preparer.case(case, use=subset, with_targets=False)
-        found = next(iter(predict_case(method, prepared, subsets=[subset], overlap=run.config.training.overlap, device=where)))[
-            1
-        ]
+        ((_, found),) = predict_case(method, prepared, subsets=[subset], overlap=run.config.training.overlap, device=where)
+        files: tuple[Path, ...] = ()
         if prepared.grid is not None and run.problem.task == "segmentation":
-            written.append(
-                write_prediction(
-                    cohort,
-                    case,
-                    found,
-                    grid=prepared.grid,
-                    targets=run.problem.targets,
-                    used=subset,
-                    out=out,
-                    regions=regions,
-                    as_probabilities=probabilities,
-                )
-            )
-        rows.append({"subject": case.id, "used": "+".join(subset), **_class_columns(run, found)})
+            files = write_prediction(
+                preparer.cohort,
+                case,
+                found.probabilities,
+                grid=prepared.grid,
+                targets=run.problem.targets,
+                used=[n for n in subset if run.problem.modality(n).grid == run.problem.grid],  # whose voxels they are
+                out=out,
+                regions=regions,
+                as_probabilities=probabilities,
+            ).files
+        written.append(Written(case.id, found.used, files))
+        rows.append({"subject": case.id, "used": "+".join(found.used), **_class_columns(run, found.probabilities)})
         emit(Progress("predicting", done, len(cohort), clock.left(done)))
     if any(not t.is_segmentation for t in run.problem.targets):
-        file = _write_table(rows, out / "predictions.csv")
-        known = {w.subject: w for w in written}
-        blank = {case.id: Written(case.id, plan[case.id], ()) for case in cohort.cases}
-        written = [Written(i, plan[i], (*known.get(i, blank[i]).files, file)) for i in plan]
+        table = _write_table(rows, out / TABLE)
+        written = [replace(one, files=(*one.files, table)) for one in written]
     return written
+
+
+def _check_out(run: Run, cohort: Cohort, out: Path, *, regions: bool, probabilities: bool, overwrite: bool) -> None:
+    """Looks at every file to be written: a prediction named like its truth may lie beside it."""
+    targets = run.problem.targets
+    names = [TABLE] if any(not t.is_segmentation for t in targets) else []
+    stems = [n for c in cohort.cases for n in names_of(c.id, targets, regions=regions, as_probabilities=probabilities)]
+    names += [stem + suffix for stem in stems for suffix in SUFFIXES]
+    for name in sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ():
+        raise DataError(message("predictions", "have names of their own", f"{name} twice", do="Rename a subject or a class"))
+    real = os.path.realpath(out)
+    theirs = _files_of(cohort) | _files_of(run.cohort)
+    inside = next((folder for folder in (real, *map(str, Path(real).parents)) if folder in theirs), None)
+    if inside is not None or os.path.isfile(real):
+        got, do = "a folder of slices" if inside else "a file", "Choose another folder"
+        raise ConfigError(message("--out", "be a folder of its own", got, file=str(out), do=do))
+    there = set(os.listdir(real)) if os.path.isdir(real) else set()
+    for name in names:
+        if os.path.join(real, name) in theirs:
+            got, do = "a file of the cohort", "Choose another folder; --overwrite replaces predictions only"
+        elif name in there and not overwrite:
+            got, do = "one that is there", "Choose another folder, or add --overwrite to replace earlier predictions"
+        else:
+            continue
+        raise ConfigError(message("a prediction", "be a new file", got, file=str(out / name), do=do))
+
+
+def _files_of(cohort: Cohort) -> set[str]:
+    """All that a cohort names, listed or linked: real paths. No file is opened."""
+    columns = [spec.name for spec in cohort.meta.columns if cohort.holds_files(spec.name)]
+    paths = {cohort.root / case.cells[name] for case in cohort.cases for name in columns if name in case.cells}
+    paths |= {cohort.path, cohort.path.with_suffix(".yaml")} if cohort.path is not None else set()
+    return {os.path.realpath(path) for path in paths} | set(_entries(paths))
+
+
+def _entries(paths: Iterable[Path]) -> Iterable[str]:
+    """The paths with only their folders resolved: a link in a cohort's place must stay as well."""
+    folders: dict[Path, str] = {}
+    for path in paths:
+        if path.parent not in folders:
+            folders[path.parent] = os.path.realpath(path.parent)
+        yield os.path.join(folders[path.parent], path.name)
 
 
 def _usable_of(case: Case, names: Sequence[str]) -> tuple[str, ...]:

@@ -17,8 +17,10 @@ from comodal.errors import ConfigError, message, nearest
 from comodal.evaluation.results import Results
 from comodal.run import Run
 from comodal.study.evaluating import evaluate_run, finished, run_folder
+from comodal.study.existing import check_existing
+from comodal.training.checking import check_training
 from comodal.training.events import Emit, Said, silent
-from comodal.training.train import check_training, train_run
+from comodal.training.train import train_run
 
 SOME_WORDS = 100  # stands for the vocabulary where a study is only checked
 
@@ -158,50 +160,39 @@ def run_study(path: Path, out: Path, *, emit: Emit = silent) -> StudyResult:
 
     Returns:
         All results.
+
+    Raises:
+        ConfigError: A run of `out` is not what the study would make now: its settings, cohort or splits have changed.
     """
     study = load_study(path)
     folds: tuple[int | None, ...] = study.folds if study.folds is not None else (None,)
     plan = [(arm, fold, seed) for arm in study.methods for fold in folds for seed in study.seeds]
     cache = Path(os.path.abspath(out)) / "cache"
     configs = [arm_config(study, arm, seed=seed, fold=fold, cache=cache) for arm, fold, seed in plan]
-    _check_all(study, configs)
+    folders = [run_folder(out, arm.title, seed=seed, fold=fold) for arm, fold, seed in plan]
+    _check_all(study, configs, folders)
     runs: dict[str, list[Path]] = {arm.title: [] for arm in study.methods}
     results: dict[str, list[Results]] = {arm.title: [] for arm in study.methods}
-    for number, ((arm, fold, seed), config) in enumerate(zip(plan, configs, strict=True), start=1):
-        folder = run_folder(out, arm.title, seed, fold)
+    for number, ((arm, _, _), config, folder) in enumerate(zip(plan, configs, folders, strict=True), start=1):
         emit(Said("info", f"run {number} of {len(plan)}: {folder.name}"))
-        known = _known(folder, config, study.split, emit)
+        known = finished(Run.load(folder), study.split) if (folder / "config.yaml").is_file() else None
         if known is None:
             run = train_run(config, folder, resume=True, emit=emit)
-            known = evaluate_run(run, split=study.split, device=config.training.device, emit=emit)
+            told = Path(config.data.cache) if config.data.cache else None
+            known = evaluate_run(run, split=study.split, device=config.training.device, cache=told, emit=emit)
         runs[arm.title].append(folder)
         results[arm.title].append(known.model_copy(update={"method": arm.title}))
     return StudyResult(out, study, runs, results, study.reference or study.methods[0].title)
 
 
-def _check_all(study: StudyConfig, configs: Sequence[RunConfig]) -> None:
-    """Finds the mistakes of every arm before the first training."""
+def _check_all(study: StudyConfig, configs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
+    """Finds the mistakes of every arm, and the runs that the study did not make, before the first training."""
     cohort = Cohort.load(Path(study.cohort))
     checked = []
     for config in configs:
         bare = config.model_copy(update={"training": config.training.model_copy(update={"seed": 0})})
         if bare not in checked:
             checked.append(bare)
-            check_training(config, cohort, make_splits(cohort, config.splits)["train"], vocabulary=SOME_WORDS)
-
-
-def _known(folder: Path, config: RunConfig, split: str, emit: Emit) -> Results | None:
-    """The results of a run that was trained and evaluated before; a warning where the study has changed since."""
-    if not (folder / "config.yaml").is_file():
-        return None
-    run = Run.load(folder)
-    known = finished(run, split)
-    if known is not None and _comparable(run.config) != _comparable(config):
-        text = f"{folder.name} was run with another configuration and is kept. Delete the folder to run it anew."
-        emit(Said("warning", text))
-    return known
-
-
-def _comparable(config: RunConfig) -> RunConfig:
-    """Without the places of files, which change when a study is moved."""
-    return config.model_copy(update={"cohort": "", "data": config.data.model_copy(update={"cache": None})})
+            check_training(config, cohort, make_splits(cohort, config.splits), vocabulary=SOME_WORDS)
+    for config, folder in zip(configs, folders, strict=True):
+        check_existing(folder, config, cohort)

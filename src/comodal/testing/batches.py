@@ -57,8 +57,10 @@ def _input(modality: Modality, problem: Problem, rows: list[int], blobs: Tensor,
         valid = torch.ones((size, ITEMS), dtype=torch.bool)
         valid[:, -1] = False
         return Bag(torch.randn((size, ITEMS, modality.channels), generator=generator) + hidden[:, None, None], valid)
-    noise = torch.randn((size, modality.channels, *problem.patch), generator=generator)
-    lift = (blobs < 0.35).float()[:, None] * 2 + hidden.reshape(-1, *[1] * (noise.ndim - 1)) * 0.5
+    noise = torch.randn((size, modality.channels, *problem.patch_of(modality.name)), generator=generator)
+    lift = hidden.reshape(-1, *[1] * (noise.ndim - 1)) * 0.5
+    if modality.grid == problem.grid:  # another view has no voxels in common with the segmentation
+        lift = (blobs < 0.35).float()[:, None] * 2 + lift
     return noise * 0.3 + lift
 
 
@@ -66,7 +68,7 @@ def make_batch(problem: Problem, size: int = 4, *, seed: int = 0, present: Tenso
     """A batch with something to learn in it: a bright ball, a tell-tale word, a shifted vector.
 
     Args:
-        problem: What the batch is for; images have the size of its patch.
+        problem: What the batch is for; images have the sizes of its patches.
         size: B.
         seed: Same seed, same batch.
         present: (B, M) bool; everything by default.

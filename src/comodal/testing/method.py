@@ -87,7 +87,7 @@ def check_gradients_follow_stages(subject: Subject) -> None:
 
 
 def check_shapes(subject: Subject) -> None:
-    """Declared shapes, ranges and `used` for every supported subset."""
+    """Declared shapes, ranges, `used` and `extras` for every supported subset."""
     method = subject.build()
     complete = make_batch(subject.problem, 3)
     wanted = {target.name for target in subject.problem.targets}
@@ -97,6 +97,10 @@ def check_shapes(subject: Subject) -> None:
         used = prediction.used
         assert used.dtype == torch.bool and used.shape == batch.present.shape, f"used must be bool (B, M); got {used}"
         assert not (used & ~batch.present).any(), f"used must be a subset of present for {subset}"
+        for name, extra in prediction.extras.items():
+            assert extra.shape[:1] == (3,), (
+                f"the extra {name} must have the batch axis first; got {tuple(extra.shape)} of 3 rows"
+            )
         found = set(prediction.probabilities)
         assert found == wanted, f"all of {sorted(wanted)} must be predicted; got {sorted(found)}"
         for target in subject.problem.targets:
@@ -122,8 +126,9 @@ def check_rows_are_independent(subject: Subject) -> None:
 
 
 def _assert_close(part: Prediction, whole: Prediction, rows: list[int], promise: str) -> None:
-    for name, p in part.probabilities.items():
-        assert torch.allclose(p, whole.probabilities[name][rows], atol=1e-5), f"{name} {promise}"
+    every = {**whole.probabilities, **whole.extras, "used": whole.used.float()}
+    for name, p in {**part.probabilities, **part.extras, "used": part.used.float()}.items():
+        assert torch.allclose(p, every[name][rows], atol=1e-5), f"{name} {promise}"
 
 
 def check_poison_changes_nothing(subject: Subject) -> None:
@@ -250,8 +255,8 @@ def check_encode_decode(subject: Subject) -> None:
         with torch.no_grad():
             ways = {
                 "encode": method.decode(method.encode(poison(batch)), batch.present),
-                "encode of each modality by itself": method.decode(apart.features(), batch.present),
-                "poisoned features": method.decode(poison(apart).features(), batch.present),
+                "encode of each modality by itself": method.decode(apart.encodings(), batch.present),
+                "poisoned features": method.decode(poison(apart).encodings(), batch.present),
             }
         for way, found in ways.items():
             _assert_close(found, whole, list(range(len(batch))), f"of decode differs from predict: {way}")

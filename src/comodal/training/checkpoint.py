@@ -43,6 +43,7 @@ class Info(BaseModel):
         watch: What the collapse watch has seen.
         log: Length of metrics.jsonl in bytes.
         warnings: What was said aloud so far.
+        seconds: That all sessions together took up to here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class Info(BaseModel):
     watch: WatchState = WatchState()
     log: int = Field(0, ge=0)
     warnings: tuple[str, ...] = ()
+    seconds: float = Field(0.0, ge=0)
 
 
 class _State(BaseModel):

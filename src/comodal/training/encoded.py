@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from comodal.batch import Bag, Batch, Features, Sample, Text, Value, collate
+from comodal.data import sampling
 from comodal.method import Method, Problem, Stage
 from comodal.modality import Modality
 from comodal.run import read_weights, save_weights
-from comodal.training.feeding import Draws
 
 
 def frozen_hash(method: Method, stage: Stage) -> str:
-    """Hash of all weights that the stage does not train; buffers included."""
-    digest = hashlib.sha256()
+    """Hash of the method's name and configuration and of all weights that the stage does not train; buffers included."""
+    digest = hashlib.sha256(f"{type(method).__module__}.{type(method).__qualname__}|".encode())
+    digest.update(method.config.model_dump_json().encode())
     for name, tensor in sorted(method.state_dict().items()):
         if not stage.trains(name):
             digest.update(name.encode())
@@ -28,20 +29,20 @@ def frozen_hash(method: Method, stage: Stage) -> str:
 
 
 class EncodedDraws:
-    """Draws whose inputs are encodings, cached by (case, modality, its content, hash of the frozen weights).
+    """Draws whose inputs are encodings, cached by (case, modality, its content, hash of the frozen part of the method).
 
     Args:
-        draws: Deterministic whole cases, without augmentation.
+        draws: Deterministic whole cases, without augmentation. Each is read once; which case a draw is of is known before.
         method: Its `encode` is called in eval mode, without gradient, on one case and one modality at a time.
         stage: Decides what is frozen.
         problem: The modalities, in order.
         folder: Where encodings are kept.
     """
 
-    def __init__(self, draws: Draws, method: Method, stage: Stage, *, problem: Problem, folder: Path) -> None:
+    def __init__(self, draws: sampling.Draws, method: Method, stage: Stage, *, problem: Problem, folder: Path) -> None:
         self.draws, self.method, self.problem, self.folder = draws, method, problem, folder
         self.key = frozen_hash(method, stage)
-        self.memory: dict[str, Sample] = {}
+        self.memory: dict[int, Sample] = {}
 
     def set_epoch(self, epoch: int) -> None:
         """Passed on: the order of cases still changes from epoch to epoch."""
@@ -51,14 +52,15 @@ class EncodedDraws:
         return len(self.draws)
 
     def __getitem__(self, index: int) -> Sample:
-        raw = self.draws[index]
-        if raw.id not in self.memory:
-            self.memory[raw.id] = replace(raw, inputs=self._encode(raw))
-        return self.memory[raw.id]
+        draw = int(self.draws.order()[index])
+        if draw not in self.memory:
+            raw = self.draws[index]
+            self.memory[draw] = replace(raw, inputs=self._encode(raw))
+        return self.memory[draw]
 
     def _encode(self, sample: Sample) -> dict[str, Features]:
         device = next(self.method.parameters()).device
-        batch = collate([sample], self.problem.modalities, patch=self.problem.patch).to(device)
+        batch = collate([sample], self.problem.modalities, patch=self.problem.patches).to(device)
         modes = [(module, module.training) for module in self.method.modules()]
         self.method.eval()
         with torch.no_grad():

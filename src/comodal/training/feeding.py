@@ -9,7 +9,7 @@ from typing import Protocol
 from torch.utils.data import DataLoader
 
 from comodal.batch import Batch, Sample
-from comodal.errors import ConfigError, message
+from comodal.errors import ComodalError, ConfigError, message
 
 
 class Draws(Protocol):
@@ -92,4 +92,13 @@ class Feed:
             collate_fn=self.collate,
             num_workers=self.workers,
         )
-        yield from loader
+        try:
+            yield from loader
+        except ComodalError as error:
+            raise type(error)(_plain(error)) from error
+
+
+def _plain(error: ComodalError) -> str:
+    """The message alone: torch puts the traceback of the worker in which it was raised around it."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if "Original Traceback" in text else text

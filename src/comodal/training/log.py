@@ -43,7 +43,7 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self.board is not None and "step" in values:
-            flat = {**values.get("terms", {}), **values.get("metrics", {})}
+            flat = {**values.get("terms", {}), **values.get("diagnostics", {}), **values.get("metrics", {})}
             for name, value in flat.items():
                 if value is None or not isfinite(value):
                     continue

@@ -19,6 +19,7 @@ from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, DataError, message
 from comodal.method import Method
 from comodal.methods import load_method
+from comodal.modality import first_grid
 from comodal.testing.batches import make_batch
 from comodal.training.schedule import build_optimisers
 
@@ -48,9 +49,15 @@ class Seen:
     cases: int
 
 
-def look(cohort: Cohort) -> Seen | None:
-    """Reads the header of the first present image of up to 16 cases; None where no modality is an image."""
-    images = [m.name for m in cohort.modalities if m.kind == "image"]
+def look(cohort: Cohort, grid: str | None = None) -> Seen | None:
+    """Reads the header of the first present image of up to 16 cases; None where no modality is an image.
+
+    Args:
+        cohort: Has the files.
+        grid: Only images of this grid; by default that of the first image.
+    """
+    wanted = first_grid(cohort.modalities) if grid is None else grid
+    images = [m.name for m in cohort.modalities if m.kind == "image" and m.grid == wanted]
     headers: list[Header] = []
     for case in cohort.cases:
         name = next((n for n in images if n in case.cells), None)
@@ -118,6 +125,17 @@ def _plan_images(seen: Seen, spatial_dims: int | None, gpu: bool) -> tuple[dict[
     return data, {"levels": levels, "width": 32 if gpu else 16}, why
 
 
+def _with_other_grids(cohort: Cohort, data: dict[str, Any]) -> dict[str, Any]:
+    """Data keys by grid where there are several: images of others than the first are seen whole, at their native spacing."""
+    first, *others = dict.fromkeys(m.grid for m in cohort.modalities if m.kind == "image")
+    sizes = {first: data["patch"]}
+    for grid in others:
+        seen = look(cohort, grid)
+        dims = next(m for m in cohort.modalities if m.kind == "image" and m.grid == grid).seen_in(data["spatial_dims"])
+        sizes |= {grid: list(_sides(seen.shape[:dims], 256 if dims == 2 else 48, 8))} if seen is not None else {}
+    return {**data, "patch": sizes, "spacing": {first: data["spacing"]}} if others else data
+
+
 def seconds_per_step(method: Method, batch_size: int, *, device: str) -> float:
     """Median of three training steps of the first stage on made-up data, after one that is not counted."""
     stage = method.to(device).stages()[0]
@@ -136,7 +154,14 @@ def seconds_per_step(method: Method, batch_size: int, *, device: str) -> float:
     return float(median(taken[1:]))
 
 
-def plan(name: str, cohort_csv: Path, *, minutes: float | None = None, spatial_dims: int | None = None) -> InitResult:
+def plan(
+    name: str,
+    cohort_csv: Path,
+    *,
+    minutes: float | None = None,
+    spatial_dims: int | None = None,
+    written: str | None = None,
+) -> InitResult:
     """Chooses every value of a configuration from the cohort's headers and the speed of this machine.
 
     Args:
@@ -144,6 +169,7 @@ def plan(name: str, cohort_csv: Path, *, minutes: float | None = None, spatial_d
         cohort_csv: The cohort.
         minutes: How long training may take here; 10 by default.
         spatial_dims: 2 or 3 to override the choice.
+        written: The cohort's path as the configuration shall have it, relative to its own file; None keeps `cohort_csv`.
 
     Returns:
         The configuration and its YAML with a reason beside each chosen value.
@@ -153,12 +179,19 @@ def plan(name: str, cohort_csv: Path, *, minutes: float | None = None, spatial_d
     gpu = torch.cuda.is_available()
     seen = look(cohort)
     data, keys, why = _plan_images(seen, spatial_dims, gpu) if seen is not None else ({}, {}, {})
+    data = _with_other_grids(cohort, data) if seen is not None else data
     fields = cls.Config.model_fields
     keys = {key: value for key, value in keys.items() if key in fields}
     batch = 4 if data.get("spatial_dims") == 3 else 16
     training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
     splits = {"fractions": [0.7, 0.1, 0.2]} if len(cohort) >= 20 else {"fractions": [0.6, 0.2, 0.2]}
-    values = {"cohort": str(cohort_csv), "method": {"name": name, **keys}, "data": data, "splits": splits, "training": training}
+    values = {
+        "cohort": written or str(cohort_csv),
+        "method": {"name": name, **keys},
+        "data": data,
+        "splits": splits,
+        "training": training,
+    }
     config = validated(RunConfig, values, "config").resolved()
     why["batch_size"] = "fits two cores and a few GiB" if not gpu else "fits one GPU"
     why["precision"] = "bf16 on a GPU" if gpu else "full precision on a CPU"

@@ -14,22 +14,24 @@ import torch
 import torch.distributed
 
 from comodal.batch import collate
-from comodal.config import RunConfig, build_method, build_problem
+from comodal.config import RunConfig, build_method
 from comodal.data import sampling
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
 from comodal.data.preprocessing import Preparer
 from comodal.data.splits import check_splits, make_splits
 from comodal.data.text import fit_tokenizer
-from comodal.errors import ConfigError, RunError, message
-from comodal.method import Method, Problem, Stage
-from comodal.run import Run, read_json, read_weights, save_weights, write_json
+from comodal.errors import ConfigError, RunError, TrainingFailed, message
+from comodal.method import Method, Stage
+from comodal.run import Run, check_folder, read_json, save_weights, write_json
+from comodal.training.checking import check_training, stage_cases, take_weights
 from comodal.training.checkpoint import Checkpoint, load_checkpoint, restore_weights
 from comodal.training.encoded import EncodedDraws, collate_encoded
 from comodal.training.events import Emit, Said, silent
-from comodal.training.feeding import Draws, Feed, check_batch_size
+from comodal.training.feeding import Draws, Feed
 from comodal.training.log import MetricsLog
 from comodal.training.loop import Loop, run_stage
+from comodal.training.together import leave_together
 from comodal.training.validation import Validator
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def train_run(config: RunConfig, out: Path, *, resume: bool = False, init: Path 
 
     Raises:
         ConfigError: The folder already holds a run and `resume` is not set.
+        DataError: A file is damaged.
         TrainingFailed: The loss is not a number.
     """
     began = time.monotonic()
@@ -59,6 +62,7 @@ def train_run(config: RunConfig, out: Path, *, resume: bool = False, init: Path 
         open_run(config, out, resume=resume, init=init, emit=emit)
     if (out / "weights.safetensors").is_file():
         if leader:
+            Run.load(out).drop_cache()  # where it was killed between its last two steps
             emit(Said("info", f"{out} is already trained to its end"))
         return Run.load(out)
     settled = Run.load(out).config if (out / "config.yaml").is_file() else config
@@ -66,16 +70,20 @@ def train_run(config: RunConfig, out: Path, *, resume: bool = False, init: Path 
     try:
         fabric.barrier()
         run = Run.load(out)
-        loop = _train(run, fabric, init=init, emit=emit if fabric.global_rank == 0 else silent)
+        loop = _train(run, fabric, init=init, emit=emit if fabric.global_rank == 0 else silent, began=began)
         if fabric.global_rank == 0:
-            _finish(run, loop, seconds=time.monotonic() - began)
+            _finish(run, loop)
         fabric.barrier()
+        if fabric.global_rank == 0:
+            run.drop_cache()
+    except TrainingFailed as failure:  # of all processes together
+        leave_together(fabric, failure)
     finally:
         _leave_group(fabric)
     return run
 
 
-def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit) -> Loop:
+def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: float) -> Loop:
     """All stages that are not done yet."""
     config, rank, world = run.config.training, fabric.global_rank, fabric.world_size
     _set_threads(run, world)
@@ -87,8 +95,10 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit) -> Loop:
     preparer = run.preparer(cache=run.cache)
     validator = Validator(run, preparer, fabric)
     log = _open_log(run, checkpoint) if rank == 0 else None
-    loop = Loop(fabric, method.to(fabric.device), config, run.path, log, emit, validator)
-    loop.warnings.extend(checkpoint.info.warnings if checkpoint else ())
+    loop = Loop(fabric, method.to(fabric.device), config, run.path, log, emit, validator, began=began)
+    if checkpoint is not None:
+        loop.warnings.extend(checkpoint.info.warnings)
+        loop.before = checkpoint.info.seconds
     stages = method.stages()
     if checkpoint is not None and checkpoint.stage >= len(stages):
         got, do = checkpoint.stage, "Start again in a new folder, without --resume"
@@ -99,9 +109,9 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit) -> Loop:
         here = checkpoint if checkpoint is not None and index == checkpoint.stage else None
         if here is not None:
             restore_weights(method, here.weights)  # now: encodings are made with them
-        cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage)
-        feed = make_feed(run, method, stage, preparer, cases, augment=stage.augment, rank=rank, world=world)
-        validator.feed = partial(validation_feed, run, method, stage, preparer, rank=rank, world=world)
+        cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage=stage)
+        feed = make_feed(run, method, stage, preparer=preparer, cases=cases, augment=stage.augment, rank=rank, world=world)
+        validator.feed = validation_feed(run, method, stage, preparer=preparer) if rank == 0 else None
         run_stage(loop, index, stage, feed=feed, resume=here)
     return loop
 
@@ -180,89 +190,28 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = 
         for left in out.glob(".*.partial"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         return run
+    check_folder(out)
     cohort = Cohort.load(Path(config.cohort))
     splits = make_splits(cohort, config.splits)
     check_splits(splits, cohort)
     data = config.data
     names = [m.name for m in cohort.modalities if data.modalities is None or m.name in data.modalities]
     texts = [m.name for m in cohort.modalities if m.kind == "text" and m.name in names]
-    tokenizer = fit_tokenizer(cohort, splits["train"], modalities=texts) if texts else None
-    check_training(config, cohort, splits["train"], vocabulary=0 if tokenizer is None else tokenizer.vocabulary, init=init)
+    limits = {"max_sentences": data.max_sentences, "max_tokens": data.max_tokens}
+    tokenizer = fit_tokenizer(cohort, splits["train"], modalities=texts, **limits) if texts else None
+    known, words = (0, ()) if tokenizer is None else (tokenizer.vocabulary, tokenizer.words)
+    check_training(config, cohort, splits, vocabulary=known, words=words, init=init, emit=emit)
     fitted = fit(cohort, splits["train"], data.preprocessing(), modalities=names)
     return Run.create(out, config, cohort, splits=splits, fitted=fitted, tokenizer=tokenizer)
-
-
-def check_training(
-    config: RunConfig, cohort: Cohort, ids: Sequence[str], *, vocabulary: int = 0, init: Path | None = None
-) -> None:
-    """Finds what would stop a training, before anything is written or read.
-
-    Args:
-        config: Resolved.
-        cohort: Has the training cases.
-        ids: Of the training cases.
-        vocabulary: Number of token ids.
-        init: A run whose weights will be taken.
-
-    Raises:
-        ConfigError: The method cannot do this problem; a stage has no case, or a batch cannot be divided among the processes.
-    """
-    problem = build_problem(config, cohort, vocabulary)
-    method = build_method(config, problem)
-    for stage in method.stages():
-        stage_cases(problem, cohort, ids, stage)
-        check_batch_size(stage.batch_size or config.training.batch_size, config.training.devices)
-    if init is not None:
-        take_weights(method, Run.load(init), silent)
-
-
-def take_weights(method: Method, other: Run, emit: Emit) -> None:
-    """Takes the weights of another run where name and shape agree, and says how many did."""
-    theirs = read_weights(other.path / "weights.safetensors")
-    own = method.state_dict()
-    fit_in = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
-    if not fit_in:
-        do = "Give a run of the same method and modalities"
-        raise ConfigError(message("--init", "share weights with this method", "none that fit", do=do))
-    method.load_state_dict({**own, **fit_in})
-    emit(Said("info", f"took {len(fit_in)} of {len(own)} tensors from {other.path}"))
-
-
-def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], stage: Stage, *, needed: bool = True) -> list[Case]:
-    """The cases, of these, that may take part in a stage.
-
-    Args:
-        problem: Its modalities and targets.
-        cohort: Has the cases.
-        ids: Of a split.
-        stage: What it asks of a case.
-        needed: Whether there must be one.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    every = [t.name for t in problem.targets]
-    found = []
-    for case in map(cohort.case, ids):
-        labelled = (
-            all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
-        )
-        if labelled and any(n in case.cells for n in problem.names) and all(n in case.cells for n in stage.modalities):
-            found.append(case)
-    if not found and needed:
-        wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else every)]
-        do = "Fill the cohort's columns, or change the split"
-        raise ConfigError(message(f"Stage {stage.name}", f"have training cases with {', '.join(wanted)}", "none", do=do))
-    return found
 
 
 def make_feed(
     run: Run,
     method: Method,
     stage: Stage,
+    *,
     preparer: Preparer,
     cases: Sequence[Case],
-    *,
     augment: bool,
     rank: int = 0,
     world: int = 1,
@@ -270,31 +219,30 @@ def make_feed(
     """Where the batches of a stage come from."""
     data, training, problem = run.config.data, run.config.training, run.problem
     whole = stage.inputs == "encoded" or problem.task == "classification"
-    draws: Draws = sampling.Draws(
+    plain = sampling.Draws(
         preparer,
         [case.id for case in cases],
-        problem.patch,
+        problem.patches,
         sampler="whole" if whole else stage.sampler,
         spatial_dims=problem.spatial_dims,
         draws_per_case=1 if whole else data.draws_per_case,
         augment=data.augment if augment else "none",
         seed=training.seed,
     )
-    join: Any = partial(collate, modalities=problem.modalities, patch=problem.patch)
+    join: Any = partial(collate, modalities=problem.modalities, patch=problem.patches)
     workers = training.workers
+    draws: Draws = plain
     if stage.inputs == "encoded":
-        draws = EncodedDraws(draws, method, stage, problem=problem, folder=run.cache / "encodings")
+        draws = EncodedDraws(plain, method, stage, problem=problem, folder=run.cache / "encodings")
         join, workers = partial(collate_encoded, problem=problem), 0
     size = stage.batch_size or training.batch_size
     return Feed(draws, join, size, rank=rank, world=world, workers=workers, cases=len(cases))
 
 
-def validation_feed(
-    run: Run, method: Method, stage: Stage, preparer: Preparer, *, rank: int = 0, world: int = 1
-) -> Feed | None:
-    """Draws of the validation cases without augmentation, None where there are none."""
-    cases = stage_cases(run.problem, run.cohort, run.splits["val"], stage, needed=False)
-    return make_feed(run, method, stage, preparer, cases, augment=False, rank=rank, world=world) if cases else None
+def validation_feed(run: Run, method: Method, stage: Stage, *, preparer: Preparer) -> Feed | None:
+    """Draws of the validation cases without augmentation, for one process; None where there are none."""
+    cases = stage_cases(run.problem, run.cohort, run.splits["val"], stage=stage, needed=False)
+    return make_feed(run, method, stage, preparer=preparer, cases=cases, augment=False) if cases else None
 
 
 def _open_log(run: Run, checkpoint: Checkpoint | None) -> MetricsLog:
@@ -303,11 +251,11 @@ def _open_log(run: Run, checkpoint: Checkpoint | None) -> MetricsLog:
     return MetricsLog(run.path / "metrics.jsonl", keep=keep, tensorboard=board)
 
 
-def _finish(run: Run, loop: Loop, *, seconds: float) -> None:
+def _finish(run: Run, loop: Loop) -> None:
     """Environment first, weights last: their presence says that the training is complete."""
     known = read_json(run.path / "environment.json", "environment.json")
     known["parameters"] = sum(p.numel() for p in loop.method.parameters())
-    known["training_seconds"] = round(known.get("training_seconds", 0.0) + seconds, 1)
+    known["training_seconds"] = round(loop.seconds, 1)
     known["warnings"] = loop.warnings
     known["citation"] = str(loop.method.paper)
     write_json(run.path / "environment.json", known)

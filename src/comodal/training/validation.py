@@ -1,19 +1,29 @@
-"""What a validation is: the loss on validation draws, and the metrics of the evaluation on validation subjects."""
+"""What a validation is: the loss on validation draws, and the metrics of the evaluation on validation subjects.
+
+It is made by process 0 alone, on all cases, so that nothing in it depends on the number of processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from comodal.data.cohort import Case
+from comodal.batch import Batch, Features
+from comodal.data.cohort import Case, Cohort
 from comodal.data.preprocessing import Preparer
-from comodal.evaluation.results import Results
+from comodal.evaluation.pooling import pooled_samples
+from comodal.evaluation.results import CaseResult, Results
 from comodal.evaluation.subsets import evaluate
-from comodal.method import Method, Stage
+from comodal.inference.predictor import can_predict
+from comodal.method import Method, Prediction, Requirements, Stage
 from comodal.modality import subsets
+from comodal.processes import alone
 from comodal.run import Run
 from comodal.training.feeding import Feed
 from comodal.training.loop import Verdict
@@ -21,11 +31,88 @@ from comodal.training.loop import Verdict
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-LOSS_BATCHES = 8
+LOSS_BATCHES = 8  # where the loss is only looked at, and cases are seen in patches
+Subset = tuple[str, ...]
+
+
+class StageView(Method):
+    """A method as one of its stages is judged: it predicts by `validate`, the targets that the stage names.
+
+    Args:
+        method: Shared, not copied.
+        stage: One of its stages.
+    """
+
+    def __init__(self, method: Method, stage: Stage) -> None:
+        problem = method.problem
+        named = tuple(target for target in problem.targets if target.name in (stage.targets or ()))
+        fewer = replace(problem, targets=named)
+        super().__init__(fewer if named and fewer.task == problem.task else problem, method.config)
+        self.method, self.stage = method, stage
+        self.asked = None if stage.monitor is None else stage.monitor.subsets
+        self.own = type(method).validate is not Method.validate
+
+    @property
+    def requires(self) -> Requirements:
+        """Those of the method."""
+        return self.method.requires
+
+    def supports(self, subset: Iterable[str]) -> bool:
+        """The subsets of the stage's monitor, where the method has a `validate` of its own; else those of the method."""
+        if self.own and self.asked is not None:
+            return set(subset) in [set(asked) for asked in self.asked]
+        return self.method.supports(subset)
+
+    def predict(self, batch: Batch) -> Prediction:
+        """What the stage is judged by."""
+        return self.method.validate(batch, self.stage)
+
+    @property
+    def encodes(self) -> bool:
+        """False where the method has a `validate` of its own, which `decode` knows nothing of."""
+        return self.method.encodes and not self.own
+
+    def encode(self, batch: Batch) -> dict[str, Features]:
+        """That of the method."""
+        return self.method.encode(batch)
+
+    def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
+        """That of the method."""
+        return self.method.decode(features, present)
+
+    def wanted(self) -> list[Subset]:
+        """The subsets that it can be judged on, in canonical order."""
+        asked = None if self.asked is None else [set(subset) for subset in self.asked]
+        return [s for s in subsets(self.problem.names) if (asked is None or set(s) in asked) and can_predict(self, s)]
+
+    def plan(self, cases: Sequence[Case], *, every: bool) -> list[tuple[list[Case], list[Subset]]]:
+        """Which cases are predicted from which subsets.
+
+        Args:
+            cases: Labelled.
+            every: Whether `training.validate_on` asks for all.
+
+        Returns:
+            All cases from every wanted subset that they have; or else each case from the fullest that it has, of equals the
+            first in canonical order, whatever comes out.
+        """
+        wanted = self.wanted()
+        if every or self.asked is not None:
+            return [(list(cases), wanted)] if any(set(s) <= set(case.cells) for case in cases for s in wanted) else []
+        groups: dict[Subset, list[Case]] = {}
+        for case in cases:
+            have = [subset for subset in wanted if set(subset) <= set(case.cells)]
+            if have:
+                groups.setdefault(max(have, key=len), []).append(case)
+        return [(group, [subset]) for subset, group in groups.items()]
+
+    def labelled(self, cohort: Cohort, ids: Iterable[str]) -> list[Case]:
+        """Those of these cases that have one of the targets."""
+        return [case for case in map(cohort.case, ids) if any(t.name in case.cells for t in self.problem.targets)]
 
 
 class Validator:
-    """Validates a method between steps. `feed` is set before each stage.
+    """Validates a method between steps. `feed` is set before each stage; None where there is no validation case.
 
     Args:
         run: Its validation cases and settings.
@@ -35,105 +122,126 @@ class Validator:
 
     def __init__(self, run: Run, preparer: Preparer, fabric: Fabric) -> None:
         self.run, self.preparer, self.fabric = run, preparer, fabric
-        self.feed: Callable[[], Feed | None] = lambda: None
+        self.feed: Feed | None = None
 
     def __call__(self, method: Method, stage: Stage) -> Verdict:
-        """Loss always; metrics, on process 0, where the stage's monitor asks for one."""
+        """The loss, the metric of the stage's monitor, and the DSC where what was trained already segments."""
         method.eval()
         metrics: dict[str, float] = {}
-        feed = self.feed()
-        if feed is not None:
-            metrics["loss"] = self._loss(method, stage, feed)
+        cases: dict[str, int] = {}
         missed: tuple[str, ...] = ()
-        asked = stage.monitor is not None and stage.monitor.metric != "loss" and self.fabric.global_rank == 0
-        if stage.monitor is not None and asked and self.cases():
-            results = self._evaluate(method, stage.monitor.metric)
-            chosen = self._score(results, stage.monitor.metric)
-            if chosen is not None:
-                metrics[stage.monitor.metric] = chosen
-            missed = missed_classes(results)
-        return Verdict(metrics, missed)
+        metric = stage.monitor.metric if stage.monitor is not None else "loss"
+        view = StageView(method, stage)
+        with alone():
+            if self.feed is not None:
+                metrics["loss"], cases["loss"] = self._loss(method, stage, self.feed)
+            segments = view.problem.task == "segmentation" and _segments(method, stage)
+            wanted = list(dict.fromkeys([*([metric] if metric != "loss" else []), *(["DSC"] if segments else [])]))
+            found = self._evaluate(view, wanted) if wanted else []
+        each = [case for results in found for case in results.cases]
+        for name in wanted:
+            value = self._score(view, name, each)
+            if value is not None:
+                metrics[name], cases[name] = value, len({case.subject for case in each})
+        if segments:
+            missed = missed_classes(found)
+        return Verdict(metrics, missed, cases)
 
-    def cases(self) -> list[Case]:
-        """Validation cases with a target."""
-        names = [t.name for t in self.run.problem.targets]
-        cases = [self.run.cohort.case(i) for i in self.run.splits["val"]]
-        return [c for c in cases if any(n in c.cells for n in names) and any(n in c.cells for n in self.run.problem.names)]
-
-    def _loss(self, method: Method, stage: Stage, feed: Feed) -> float:
-        """Mean over the first batches; what is random in it is the same each time. Each step of the training seeds anew."""
-        total, rows = 0.0, 0
-        feed = replace(feed, every=feed.world == 1)  # several processes must hold equal shares
+    def _loss(self, method: Method, stage: Stage, feed: Feed) -> tuple[float, int]:
+        """(mean, number of cases). What is random in it is the same each time; each step of the training seeds anew."""
+        total, seen = 0.0, list[str]()
+        monitored = stage.monitor is not None and stage.monitor.metric == "loss"
+        whole = stage.inputs == "encoded" or method.problem.task == "classification"
+        feed = replace(feed, every=True)
         with torch.no_grad(), self.fabric.autocast():
             for number, batch in enumerate(feed.batches(0)):
-                if number == LOSS_BATCHES:
+                if number == LOSS_BATCHES and not (monitored or whole):
                     break
                 torch.manual_seed(number)
                 terms = method.losses(batch.to(self.fabric.device), stage)
                 total += len(batch) * sum(float(term) for term in terms.values())
-                rows += len(batch)
-        # On every process, its share: losses that are sums over processes, such as the batch's Dice, need all of them.
-        mean = torch.tensor(total / rows, dtype=torch.float64, device=self.fabric.device)
-        together = self.fabric.all_reduce(mean, reduce_op="mean")
-        assert isinstance(together, torch.Tensor)
-        return float(together)
+                seen += batch.ids
+        return total / len(seen), len(set(seen))
 
-    def _evaluate(self, method: Method, metric: str) -> Results:
-        names = self.run.problem.names
-        cases = self.cases()
-        if self.run.config.training.validate_on == "subsets":
-            wanted = [s for s in subsets(names) if method.supports(s)]
-        else:
-            have = {tuple(n for n in names if n in case.cells) for case in cases}
-            wanted = [s for s in subsets(names) if s in have and method.supports(s)]
+    def _evaluate(self, view: StageView, metrics: Sequence[str]) -> list[Results]:
+        config, cases = self.run.config.training, view.labelled(self.run.cohort, self.run.splits["val"])
         with self.fabric.autocast():
-            return evaluate(
-                method,
-                self.preparer,
-                cases,
-                subsets=wanted,
-                seed=self.run.config.training.seed,
-                method_name=self.run.label,
-                cohort_name=self.run.cohort.meta.layout,
-                split="val",
-                device=self.fabric.device,
-                overlap=self.run.config.training.overlap,
-                metrics=("DSC", metric),
-                intervals=False,
-            )
+            return [
+                evaluate(
+                    view,
+                    self.preparer,
+                    group,
+                    subsets=wanted,
+                    seed=config.seed,
+                    method_name=self.run.label,
+                    cohort_name=self.run.cohort.meta.layout,
+                    split="val",
+                    device=self.fabric.device,
+                    overlap=config.overlap,
+                    metrics=metrics,
+                    intervals=False,
+                )
+                for group, wanted in view.plan(cases, every=config.validate_on == "subsets")
+            ]
 
-    def _score(self, results: Results, metric: str) -> float | None:
-        """Mean over cases of the metric's mean over classes; over all rows, or over the fullest row that a case has."""
-        name = "DSC/mean" if metric == "DSC" else metric
-        every = self.run.config.training.validate_on == "subsets"
-        per_case: dict[str, list[tuple[int, float]]] = {}
-        for case in results.cases:
-            value = case.metrics.get(name)
-            if value is not None:
-                per_case.setdefault(case.subject, []).append((len(case.present), value))
+    def _score(self, view: StageView, metric: str, cases: Sequence[CaseResult]) -> float | None:
+        """One number: the mean over cases of the mean over classes, or the pooled metric; over subsets, their plain mean."""
+        per_case: dict[str, list[float]] = {}
+        for case in cases:
+            values = [v for name, v in case.metrics.items() if v is not None and name.partition("/")[0] == metric]
+            if metric == "DSC":
+                values = [v for v in [case.metrics.get("DSC/mean")] if v is not None]
+            if values:
+                per_case.setdefault(case.subject, []).append(sum(values) / len(values))
         if per_case:
-            values = [sum(v for _, v in rows) / len(rows) if every else max(rows)[1] for rows in per_case.values()]
-            return sum(values) / len(values)
-        rows = [
-            v for row in results.subsets for key, m in row.metrics.items() if key.split("/")[0] == metric for v in [m.value]
-        ]
-        numbers = [v for v in rows if v is not None]
-        return sum(numbers) / len(numbers) if numbers else None
+            return float(np.mean([np.mean(rows) for rows in per_case.values()]))
+        every = self.run.config.training.validate_on == "subsets" or view.asked is not None
+        rows = {case.present if every else (): list[CaseResult]() for case in cases}
+        for case in cases:
+            rows[case.present if every else ()].append(case)
+        numbers = [value for row in rows.values() for value in _pooled(view, metric, row)]
+        return float(np.mean(numbers)) if numbers else None
 
 
-def missed_classes(results: Results) -> tuple[str, ...]:
-    """Classes that are in some truth and overlap with no prediction at all, with all modalities that a case has.
+def _pooled(view: StageView, metric: str, cases: Sequence[CaseResult]) -> list[float]:
+    """A pooled metric of each target of classification for which it is defined."""
+    found = []
+    for target in view.problem.targets:
+        known = [case for case in cases if target.name in (case.targets or {})]
+        if known and not target.is_segmentation:
+            found.append(float(pooled_samples(f"{metric}/{target.name}", known, np.ones((1, len(known))))[0]))
+    return [value for value in found if isfinite(value)]
+
+
+def _segments(method: Method, stage: Stage) -> bool:
+    """Whether what `StageView` predicts is trained by now: by this stage itself, or as this is the last."""
+    if stage.targets == ():
+        return False
+    own = type(method).validate is not Method.validate
+    asked = stage.monitor is not None and (stage.monitor.metric != "loss" or stage.monitor.subsets is not None)
+    return own or asked or stage.name == method.stages()[-1].name
+
+
+def missed_classes(found: Iterable[Results]) -> tuple[str, ...]:
+    """Classes that are in some truth and overlap with no prediction at all, of all cases together.
 
     Found from the numbers alone: with the convention 1 for both empty and 0 for one empty, a class is missed when no case has
     a DSC other than 0 and 1, and no more cases have 1 than have an empty truth.
     """
+    values: dict[str, list[float]] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    for results in found:
+        for row in results.subsets:
+            for name, metric in row.metrics.items():
+                if name.startswith("DSC/") and name != "DSC/mean":
+                    positive, negative = counts.get(name, (0, 0))
+                    counts[name] = positive + (metric.n_pos or 0), negative + (metric.n_neg or 0)
+        for case in results.cases:
+            for name in (name for name, value in case.metrics.items() if value is not None and name in counts):
+                values.setdefault(name, []).append(case.metrics[name] or 0.0)
     missed = []
-    row = results.subsets[-1] if results.subsets else None
-    for name, metric in row.metrics.items() if row is not None else ():
-        kind, _, cls = name.partition("/")
-        if kind != "DSC" or cls == "mean" or not metric.n_pos:
-            continue
-        values = list(results.case_values(name, row.present if row is not None else None).values())
-        if all(v in (0.0, 1.0) for v in values) and sum(v == 1.0 for v in values) <= (metric.n_neg or 0):
-            missed.append(cls)
+    for name, (positive, negative) in counts.items():
+        numbers = values.get(name, [])
+        if positive and all(v in (0.0, 1.0) for v in numbers) and sum(v == 1.0 for v in numbers) <= negative:
+            missed.append(name.partition("/")[2])
     return tuple(missed)

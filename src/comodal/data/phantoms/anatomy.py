@@ -105,7 +105,7 @@ def build_anatomy(subject: Subject, axes: Axes, *, p: Points, push: Push, rng: n
     surface, cerebrum, cerebellum, stem = outline(p)
     inner = push(p)
     folds = cerebrum - np.float32(1.2)
-    folds = np.minimum(folds, sulci(p, cerebrum, subject, rng))
+    folds = np.minimum(folds, sulci(p, cerebrum, subject=subject, rng=rng))
     folds = np.minimum(folds, fissures(inner, subject))
     lobules = folia(inner, cerebellum)
     pial = union(folds, lobules, stem)
@@ -155,7 +155,7 @@ def outline(p: Points) -> tuple[Field, Field, Field, Field]:
     return union(cerebrum, cerebellum + np.float32(1.5), stem + 1), cerebrum, cerebellum, stem
 
 
-def sulci(p: Points, depth: Field, subject: Subject, rng: np.random.Generator) -> Field:
+def sulci(p: Points, depth: Field, *, subject: Subject, rng: np.random.Generator) -> Field:
     """Distance to the sulci: the zero sheets of a noise that is constant along rays from the middle of each hemisphere."""
     from scipy.ndimage import map_coordinates
 

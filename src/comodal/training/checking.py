@@ -1,0 +1,122 @@
+"""What can be found wrong before a training begins, and which cases a stage may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from comodal.config import RunConfig, build_method, build_problem
+from comodal.data.cohort import Case, Cohort
+from comodal.errors import ConfigError, message
+from comodal.method import Method, Problem, Stage
+from comodal.modality import subset_name
+from comodal.run import Run, read_weights
+from comodal.training.events import Emit, Said, silent
+from comodal.training.feeding import check_batch_size
+from comodal.training.validation import StageView
+
+
+def check_training(
+    config: RunConfig,
+    cohort: Cohort,
+    splits: Mapping[str, Sequence[str]],
+    *,
+    vocabulary: int = 0,
+    words: Sequence[str] = (),
+    init: Path | None = None,
+    emit: Emit = silent,
+) -> None:
+    """Finds what would stop a training, before anything is written or read.
+
+    Args:
+        config: Resolved.
+        cohort: Has the cases.
+        splits: {"train" | "val" | "test": case ids}.
+        vocabulary: Number of token ids.
+        words: Of the tokenizer.
+        init: A run whose weights will be taken.
+        emit: Listener for what is no mistake, but should be known.
+
+    Raises:
+        ConfigError: The method cannot do this problem; a stage has no case to learn from or to be judged by, or a batch cannot
+            be divided among the processes.
+    """
+    problem = build_problem(config, cohort, vocabulary, words=words)
+    method = build_method(config, problem)
+    for stage in method.stages():
+        stage_cases(problem, cohort, splits["train"], stage=stage)
+        check_batch_size(stage.batch_size or config.training.batch_size, config.training.devices)
+        _check_monitor(method, stage)
+        if config.training.validations and stage.monitor is not None and splits["val"]:  # who wants none has an empty split
+            _check_validation(method, stage, cohort, ids=splits["val"])
+    if init is not None:
+        take_weights(method, Run.load(init), silent)
+    names = [target.name for target in problem.targets]
+    if splits["test"] and not any(name in cohort.case(i).cells for i in splits["test"] for name in names):
+        emit(Said("warning", f"No test case has {' or '.join(names)}: there is nothing to evaluate this training on."))
+
+
+def _check_monitor(method: Method, stage: Stage) -> None:
+    """A monitor's subsets must be such that the stage can be judged on them."""
+    view = StageView(method, stage)
+    can = {frozenset(subset) for subset in view.wanted()}
+    for subset in view.asked or ():
+        if frozenset(subset) not in can:
+            do = "Correct Monitor.subsets, or give the method a validate()"
+            raise ConfigError(
+                message(f"Stage {stage.name}", "be judged on subsets it can predict from", subset_name(subset), do=do)
+            )
+
+
+def _check_validation(method: Method, stage: Stage, cohort: Cohort, *, ids: Sequence[str]) -> None:
+    """There must be a case that says which weights of a stage are best."""
+    if stage.monitor is not None and stage.monitor.metric == "loss":
+        some = bool(stage_cases(method.problem, cohort, ids, stage=stage, needed=False))
+    else:
+        view = StageView(method, stage)
+        some = bool(view.plan(view.labelled(cohort, ids), every=False))
+    if not some:
+        wanted = ", ".join(stage.targets or [t.name for t in method.problem.targets])
+        rule = f"have validation cases with {wanted}, which choose its weights"
+        do = "Fill the cohort's columns, change the split, or set training.validations to 0"
+        raise ConfigError(message(f"Stage {stage.name}", rule, f"none among {len(ids)}", do=do))
+
+
+def take_weights(method: Method, other: Run, emit: Emit) -> None:
+    """Takes the weights of another run where name and shape agree, and says how many did."""
+    theirs = read_weights(other.path / "weights.safetensors")
+    own = method.state_dict()
+    fit_in = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    if not fit_in:
+        do = "Give a run of the same method and modalities"
+        raise ConfigError(message("--init", "share weights with this method", "none that fit", do=do))
+    method.load_state_dict({**own, **fit_in})
+    emit(Said("info", f"took {len(fit_in)} of {len(own)} tensors from {other.path}"))
+
+
+def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: Stage, needed: bool = True) -> list[Case]:
+    """The cases, of these, that may take part in a stage.
+
+    Args:
+        problem: Its modalities and targets.
+        cohort: Has the cases.
+        ids: Of a split.
+        stage: What it asks of a case.
+        needed: Whether there must be one.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    every = [t.name for t in problem.targets]
+    found = []
+    for case in map(cohort.case, ids):
+        labelled = (
+            all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
+        )
+        if labelled and any(n in case.cells for n in problem.names) and all(n in case.cells for n in stage.modalities):
+            found.append(case)
+    if not found and needed:
+        wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else every)]
+        do = "Fill the cohort's columns, or change the split"
+        raise ConfigError(message(f"Stage {stage.name}", f"have training cases with {', '.join(wanted)}", "none", do=do))
+    return found
