@@ -180,10 +180,11 @@ def test_without_an_image_there_is_no_geometry(tmp_path: Path) -> None:
 
 def test_the_names_are_known_before_anything_is_written(tmp_path: Path) -> None:
     save_nifti(tmp_path / "a.nii.gz", blob((6, 7, 8)), np.eye(4))
-    for options in ({}, {"regions": True}, {"regions": True, "as_probabilities": True}):
-        files = written(tmp_path, config=NATIVE, **options)
+    for regions, maps in ((False, False), (True, False), (True, True)):
+        files = written(tmp_path, config=NATIVE, regions=regions, as_probabilities=maps)
         target = Target("seg", "regions", ("WT",))
-        assert {f.name.removesuffix(".nii.gz") for f in files} == set(names_of("007", [target], **options))
+        expected = names_of("007", [target], regions=regions, as_probabilities=maps)
+        assert {f.name.removesuffix(".nii.gz") for f in files} == set(expected)
         assert all(f.name.endswith(SUFFIXES) for f in files)
     assert names_of("7", [Target("organs", "labels", ("a/b", "c"))], regions=True) == ["7_organs", "7_organs_a-b", "7_organs_c"]
     assert names_of("7", [Target("grade", "class", ("low", "high"))], regions=True) == []

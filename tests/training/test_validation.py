@@ -22,6 +22,7 @@ from comodal.method import Method, Monitor, Prediction, Stage
 from comodal.methods import METHODS, Entry
 from comodal.methods.unet import UNet
 from comodal.run import Run
+from comodal.testing import check_method
 from comodal.training.events import Event, Said
 from comodal.training.train import train_run, validation_feed
 from comodal.training.validation import StageView, Validator, missed_classes
@@ -82,7 +83,7 @@ def test_a_stage_may_be_judged_through_a_part_that_predict_does_not_use(cohort: 
     method = run.method()
     before = [validator_of(run, method, stage)(method, stage).metrics["DSC"] for stage in (teacher, student)]
     with torch.no_grad():
-        method.parts["b"].bias.sub_(50.0)  # type: ignore[operator, union-attr]
+        method.get_parameter("parts.b.bias").sub_(50.0)
     verdicts = [validator_of(run, method, stage)(method, stage) for stage in (teacher, student)]
     assert verdicts[0].metrics["DSC"] == 0.0 != before[0] and verdicts[0].missed == ("WT",)
     assert verdicts[1].metrics["DSC"] == before[1]
@@ -105,6 +106,12 @@ def test_a_monitor_of_subsets_that_cannot_be_predicted_is_refused(
     with pytest.raises(ConfigError, match=r"Stage teacher must be judged on subsets it can predict from; got b\. Correct"):
         train_run(config_for(cohort, "student"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("cls", [Experts, Student])
+def test_both_methods_keep_the_contract(cls: type[Method]) -> None:
+    """Losses with diagnostics, a stage for each subset and a validation of its own are all allowed."""
+    check_method(cls, problem(), StagedConfig())
 
 
 # ---------------------------------------------------------------------------------------------------------- diagnostics
@@ -150,7 +157,7 @@ def test_a_case_without_a_sequence_is_judged_too(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort")
     run = train_run(config_for(cohort, steps=2), tmp_path / "run")
     method, stage = run.method(), run.method().stages()[0]
-    run.splits["val"][:] = ["p0", "p3", "p7"]  # type: ignore[index]
+    run.splits["val"][:] = ["p0", "p3", "p7"]
     seen: list[tuple[str, tuple[bool, ...]]] = []
     predict = method.predict
 

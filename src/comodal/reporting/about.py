@@ -107,7 +107,7 @@ def _cohort(record: RunRecord) -> str:
     notes = record.cohort_meta.get("notes")
     synthetic = next((str(n) for n in notes if str(n).startswith("synthetic")), "") if isinstance(notes, list) else ""
     size += f"; {synthetic}" if synthetic else ""
-    return f"{name}{f' (layout {layout})' if layout not in ('', name) else ''}{size}"
+    return f"{name}{'' if name.startswith(layout) else f' (layout {layout})'}{size}"
 
 
 def _cases(record: RunRecord) -> str:
