@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from comodal.errors import ConfigError
@@ -54,3 +56,8 @@ def test_only_names_of_the_table_are_imported(name: str) -> None:
 def test_a_misspelt_name_lists_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"got 'modrop'. Did you mean moddrop\?"):
         load_method("modrop")
+
+
+def test_every_method_has_a_page() -> None:
+    pages = Path(__file__).parents[2] / "docs" / "methods"
+    assert {page.stem for page in pages.glob("*.md")} == set(METHODS)
