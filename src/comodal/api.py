@@ -19,7 +19,7 @@ from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
 from comodal.inference.writing import Written
 from comodal.run import Run
-from comodal.study.evaluating import evaluate_run
+from comodal.study.evaluating import check_names, evaluate_run
 from comodal.study.predicting import predict_cases
 from comodal.study.study import StudyResult, run_study
 from comodal.training.events import Clock, Emit, Progress, Said, Table, silent
@@ -307,17 +307,18 @@ def _one_patient(run: Run, inputs: Mapping[str, PathLike], *, use: Sequence[str]
             raise ConfigError(message("--input", "name a modality of the run", repr(name), do=nearest(name, names)))
     if not inputs:
         raise ConfigError(message("predict", "get at least one modality", "none", do=f"Give one of: {', '.join(names)}"))
-    files = {name: Path(file).resolve() for name, file in inputs.items()}
+    check_names(use or (), names, "--use")
+    files = {name: Path(file).resolve() for name, file in inputs.items() if use is None or name in use}
+    if not files:
+        do = "Name one of them in --use, or give another file"
+        raise DataError(message("--use", f"leave one of {', '.join(inputs)}", ", ".join(use or ()), do=do))
     for name, file in files.items():
         if not file.exists():
             do = "Check the path, or leave this modality out"
             raise DataError(message("--input", "name a file that exists", str(inputs[name]), modality=name, do=do))
     root = Path(os.path.commonpath([str(file.parent) for file in files.values()]))
     cells = {name: file.relative_to(root).as_posix() for name, file in files.items()}
-    specs = [
-        _as_given(spec, files[spec.name], subject) if spec.name in files and (use is None or spec.name in use) else spec
-        for spec in run.cohort.meta.modalities
-    ]
+    specs = [_as_given(spec, files[spec.name], subject) if spec.name in files else spec for spec in run.cohort.meta.modalities]
     return Cohort.build(run.cohort.meta.model_copy(update={"modalities": specs}), [Case.build(subject, cells=cells)], root)
 
 

@@ -130,3 +130,16 @@ def test_a_mistake_is_a_document_with_json(run: Path, capsys: pytest.CaptureFixt
     assert main(["evaluate", str(run), "--use", "t3", "--json"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert document["error"]["exit_code"] == 2 and "--use must name modalities" in document["error"]["message"]
+
+
+def test_a_file_that_use_leaves_out_is_not_looked_at(run: Path, volumes: tuple[Path, Cohort]) -> None:
+    there = str(volumes[0] / "files" / "a_flair.nii.gz")
+    words = ["predict", str(run), "--input", f"flair={there}", "--input", "t1=gone.nii.gz", "--use", "flair"]
+    assert main([*words, "--out", str(run.parent / "p"), "--json"]) == 0
+    assert list((run.parent / "p").glob("*.nii.gz"))
+
+
+def test_use_that_leaves_nothing(run: Path, volumes: tuple[Path, Cohort], capsys: pytest.CaptureFixture[str]) -> None:
+    there = str(volumes[0] / "files" / "a_flair.nii.gz")
+    text = refused(["predict", str(run), "--input", f"flair={there}", "--use", "t1", "--out", str(run.parent / "p")], capsys)
+    assert "--use must leave one of flair; got t1. Name one of them in --use, or give another file" in text

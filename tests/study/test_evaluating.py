@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,13 @@ def test_a_damaged_file_says_how_to_go_on_without_its_modality(tmp_path: Path) -
     with pytest.raises(DataError, match=r"modality seg") as caught:
         evaluate_run(run, use=["a"], device="cpu")
     assert "--use" not in str(caught.value)
+
+
+def test_patients_of_the_training_are_noticed_in_another_cohort(run: Run, tmp_path: Path) -> None:
+    results = evaluate_run(run, cohort=Cohort.load(run.path / "cohort.csv"), device="cpu")
+    known = len(run.splits["train"]) + len(run.splits["val"])
+    assert f"{known} of {len(run.cohort)} cases are called like patients of the training" in " ".join(results.notes)
+    others = Cohort.load(write_cohort(tmp_path / "others"))
+    new = [replace(case, id=f"new-{case.id}", group=f"new-{case.group}") for case in others.cases]
+    found = evaluate_run(run, cohort=replace(others, cases=tuple(new)), device="cpu")
+    assert not any("training" in note for note in found.notes)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,7 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
 
 
 def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setattr("comodal.training.log.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"training\.tensorboard must have the package tensorboard; got none\. Install it with"
     ):

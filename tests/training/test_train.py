@@ -71,10 +71,16 @@ def test_workers_change_no_byte(cohort: Path, tmp_path: Path) -> None:
         ("data.patch=[16]", "data.patch must have 2 sides"),
         ("data.modalities=[c]", "data.modalities must name columns of the cohort; got 'c'."),
         ("training.devices=2", "training.batch_size must be divisible by the number of processes (2); got 3. Choose 2."),
+        ("training.tensorboard=true", "training.tensorboard must have the package tensorboard; got none. Install it with"),
+        ("training.device=cuda", "training.devices must be GPUs of this machine; got 1 for 0. Set training.device to cpu."),
         ("splits.fractions=[0.5,0.25,0.25]", ""),
     ],
 )
-def test_a_mistake_leaves_no_run_folder(cohort: Path, tmp_path: Path, override: str, text: str) -> None:
+def test_a_mistake_leaves_no_run_folder(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, text: str
+) -> None:
+    monkeypatch.setattr("comodal.training.log.find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     config_for(cohort)
     config = load_config(cohort.parent / "config.yaml", [override, "training.batch_size=3"])
     if not text:  # without a mistake there is one

@@ -147,7 +147,7 @@ def _below_one_folder(columns: list[Column], folder: Path) -> tuple[Path, list[C
     base = folder
     if not all(Path(place).is_relative_to(folder) for place in places.values()):
         base = Path(os.path.commonpath([os.path.dirname(place) for place in places.values()]))
-    if base == base.parent:
+    if base == base.parent and base != folder:
         (name, case), far = next(item for item in places.items() if not Path(item[1]).is_relative_to(folder))
         other = next(place for place in (*places.values(), str(folder)) if place.split("/")[1] != far.split("/")[1])
         rule, do = "list files that lie below one folder", "Move or copy all files below one folder"

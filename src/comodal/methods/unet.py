@@ -1,7 +1,7 @@
 """`unet`: one U-Net on all modalities, the baseline that knows nothing of missing ones.
 
 Early fusion: the images are concatenated along the channels. An absent modality is replaced by its mean, which is zero after
-z-scoring: the "Mean" baseline of Havaei et al. (2016), HeMIS, with which seeds 001 and 004 compare. The network and the loss
+z-scoring: the "Mean" baseline of Havaei et al. (2016), HeMIS, with which CMIM compares too. The network and the loss
 (soft Dice plus cross-entropy) are those of nnU-Net (Isensee et al. 2021) without deep supervision.
 """
 

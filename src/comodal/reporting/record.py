@@ -67,7 +67,7 @@ class RunRecord:
         """Modalities that the run reads, in canonical order."""
         chosen = section(self.config, "data").get("modalities")
         every = [str(item.get("name")) for item in self.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
-        return tuple(str(name) for name in (chosen if isinstance(chosen, list) else every))
+        return tuple(name for name in every if not isinstance(chosen, list) or name in chosen)
 
     @property
     def cohort_hash(self) -> str:

@@ -244,6 +244,7 @@ def _corrected_over(table: StudyTable) -> str:
     rows, compared = len(table.rows), len(table.methods) - 1
     methods = f" and {compared} methods" if compared > 1 else ""
     own = f", in the row of averages {'over the methods' if compared > 1 else 'not at all'}" if len(table.averaged) > 1 else ""
+    own += "; the difference there is that of each case's mean over the rows it has" if len(table.averaged) > 1 else ""
     return f"for each metric Holm-corrected over {rows} row{'' if rows == 1 else 's'}{methods}{own}"
 
 

@@ -156,11 +156,25 @@ def evaluate_run(
                 overlap=overlap,
                 on_progress=progress,
             )
+        results = results.model_copy(update={"notes": (*results.notes, *_seen_before(run, chosen, cohort))})
         results.save(run.path / "results" / f"{results.split}.json")
         if examples and cohort is None and run.problem.task == "segmentation":
             made = make_examples(method, preparer, chosen, results=results, device=where, overlap=overlap)
             save_examples(run.path / "examples" / results.split, made)
     return results
+
+
+def _seen_before(run: Run, cases: Sequence[Case], cohort: Cohort | None) -> list[str]:
+    """Says where cases of another cohort are called like patients of the training."""
+    if cohort is None:
+        return []
+    groups = {run.cohort.case(i).group for part in ("train", "val") for i in run.splits.get(part, [])}
+    known = sum(case.group in groups for case in cases)
+    if not known:
+        return []
+    return [
+        f"{known} of {len(cases)} cases are called like patients of the training: these numbers may not be those of new ones."
+    ]
 
 
 def cohort_name(cohort: Cohort) -> str:

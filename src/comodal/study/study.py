@@ -68,7 +68,7 @@ class StudyConfig(BaseModel):
     methods: tuple[Arm, ...] = Field(min_length=1)
     reference: str = ""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    folds: tuple[int, ...] | None = None
+    folds: tuple[int, ...] | None = Field(None, min_length=1)
     split: Literal["train", "val", "test", "all"] = "test"
     data: DataConfig = DataConfig()
     splits: SplitConfig = SplitConfig()
@@ -119,6 +119,10 @@ def load_study(path: Path) -> StudyConfig:
         if len(set(numbers)) < len(numbers):  # a run that counts twice would narrow every interval
             do = "Write each number once"
             raise ConfigError(message(f"study.{what}", "differ from each other", list(numbers), do=do))
+    for where, given in (("study", config.training.model_fields_set), *((arm.title, arm.training) for arm in config.methods)):
+        if "seed" in given:
+            do = "Write it under `seeds`, which has one training for each"
+            raise ConfigError(message(f"training.seed of {where}", "be left out of a study", "a seed", do=do))
     if config.folds is not None and config.splits.folds is None:
         do = f"Set splits.folds, for instance to {max(*config.folds, 1) + 1}"
         raise ConfigError(message("study.folds", "go with splits.folds, the number of parts", list(config.folds), do=do))

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from comodal.errors import ConfigError, message
+
+
+def require_tensorboard() -> None:
+    """Refuses to go on where the package is not installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if find_spec("tensorboard") is None:
+        do = "Install it with pip install 'comodal[tensorboard]', or set training.tensorboard=false"
+        raise ConfigError(message("training.tensorboard", "have the package tensorboard", "none", do=do))
 
 
 class MetricsLog:
@@ -30,11 +42,9 @@ class MetricsLog:
         os.truncate(path, min(keep, path.stat().st_size))
         self.board: Any = None
         if tensorboard is not None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                do = "Install it with pip install 'comodal[tensorboard]', or set training.tensorboard=false"
-                raise ConfigError(message("training.tensorboard", "have the package tensorboard", "none", do=do)) from None
+            require_tensorboard()
+            from torch.utils.tensorboard import SummaryWriter
+
             self.board = SummaryWriter(str(tensorboard))
 
     def write(self, event: str, **values: Any) -> None:

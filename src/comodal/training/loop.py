@@ -141,6 +141,7 @@ def run_stage(loop: Loop, index: int, stage: Stage, *, feed: Feed, resume: Check
     total = stage.steps if stage.steps is not None else (stage.epochs or 0) * feed.steps_per_epoch
     watch, best, step, stopped = CollapseWatch(stage.name, total), _Best(), 0, False
     method.enter(stage)
+    method.zero_grad(set_to_none=True)  # an earlier stage leaves gradients behind, which a resumed process would not have
     optimisers = build_optimisers(method, stage)
     if resume is not None:
         restore_weights(method, resume.weights)
@@ -229,7 +230,7 @@ def _step(
         return outcome  # the watch raises, on every process, before anything is damaged
     loop.fabric.backward(loss)
     if loop.config.clip is not None:
-        norm = torch.nn.utils.clip_grad_norm_([p for p in loop.method.parameters() if p.grad is not None], loop.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in loop.method.parameters() if p.requires_grad], loop.config.clip)
         if not torch.isfinite(norm):
             do = "Lower the learning rate, or train with training.precision=32-true"
             owner, subject = f"gradient of stage {stage.name}", ", ".join(dict.fromkeys(outcome.ids))

@@ -29,7 +29,7 @@ from comodal.training.checkpoint import Checkpoint, load_checkpoint, restore_wei
 from comodal.training.encoded import EncodedDraws, collate_encoded
 from comodal.training.events import Emit, Said, silent
 from comodal.training.feeding import Draws, Feed
-from comodal.training.log import MetricsLog
+from comodal.training.log import MetricsLog, require_tensorboard
 from comodal.training.loop import Loop, run_stage
 from comodal.training.together import leave_together
 from comodal.training.validation import Validator
@@ -131,11 +131,15 @@ def _set_threads(run: Run, world: int) -> None:
             torch.set_num_threads(began_with)
 
 
-def make_fabric(config: RunConfig) -> Fabric:
-    """Lightning Fabric for the run's device, precision and number of processes, launched.
+def check_machine(config: RunConfig) -> bool:
+    """Finds what this machine lacks for a training, before anything is written.
+
+    Returns:
+        Whether it will run on GPUs.
 
     Raises:
-        ConfigError: This machine has no such device, or not as many, or torchrun started another number of processes.
+        ConfigError: This machine has no such device, or not as many, torchrun started another number of processes, or
+            TensorBoard is asked for and not installed.
     """
     training = config.training
     gpus = torch.cuda.device_count()
@@ -147,6 +151,18 @@ def make_fabric(config: RunConfig) -> Fabric:
     if started != training.devices:
         do = f"Set training.devices to {started}"
         raise ConfigError(message("training.devices", "be the number of processes of torchrun", training.devices, do=do))
+    if training.tensorboard:
+        require_tensorboard()
+    return on_gpu
+
+
+def make_fabric(config: RunConfig) -> Fabric:
+    """Lightning Fabric for the run's device, precision and number of processes, launched.
+
+    Raises:
+        ConfigError: See `check_machine`.
+    """
+    training, on_gpu = config.training, check_machine(config)
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
@@ -190,6 +206,7 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = 
         for left in out.glob(".*.partial"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         return run
+    check_machine(config)
     check_folder(out)
     cohort = Cohort.load(Path(config.cohort))
     splits = make_splits(cohort, config.splits)
