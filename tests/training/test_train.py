@@ -11,11 +11,12 @@ import torch
 from lightning_fabric import Fabric
 from tests.training.fakes import config_for, register, values_for, write_config
 
-from comodal.config import load_config
+from comodal.config import RunConfig, load_config
 from comodal.errors import ComodalError, ConfigError
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
-from comodal.method import Monitor, Stage
+from comodal.method import Method, Monitor, Problem, Stage
 from comodal.run import Run
+from comodal.training import train
 from comodal.training.checking import stage_cases
 from comodal.training.events import Event, Said
 from comodal.training.train import make_fabric, make_feed, train_run, validation_feed
@@ -277,3 +278,27 @@ def test_bf16_mixed_trains_close_to_full_precision(cohort: Path, tmp_path: Path)
     full, mixed = losses["32-true"], losses["bf16-mixed"]
     assert mixed.isfinite().all() and not torch.equal(full, mixed)
     torch.testing.assert_close(mixed, full, rtol=0.03, atol=0.03)  # bfloat16 has 8 bits: 0.4 % for each number
+
+
+def test_no_gradient_outlives_its_stage(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen parameter with an old gradient would count in the norm that is clipped, but not after a resume."""
+    register("tests.training.fakes")
+    made: list[Method] = []
+    frozen: list[int] = []
+    build, clip = train.build_method, torch.nn.utils.clip_grad_norm_
+
+    def building(config: RunConfig, problem: Problem) -> Method:
+        made.append(build(config, problem))
+        return made[-1]
+
+    def clipping(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
+        assert all(p.requires_grad for p in parameters)
+        still = [p for p in made[-1].parameters() if not p.requires_grad]
+        frozen.append(len(still))
+        assert all(p.grad is None for p in still)
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(train, "build_method", building)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
+    train_run(config_for(cohort, "two-stage"), tmp_path / "run")
+    assert max(frozen) > min(frozen), "the second stage freezes what the first has trained"
