@@ -11,12 +11,11 @@ import torch
 from lightning_fabric import Fabric
 from tests.training.fakes import config_for, register, values_for, write_config
 
-from comodal.config import RunConfig, load_config
+from comodal.config import RunConfig, build_method, load_config
 from comodal.errors import ComodalError, ConfigError
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.method import Method, Monitor, Problem, Stage
 from comodal.run import Run
-from comodal.training import train
 from comodal.training.checking import stage_cases
 from comodal.training.events import Event, Said
 from comodal.training.train import make_fabric, make_feed, train_run, validation_feed
@@ -285,10 +284,10 @@ def test_no_gradient_outlives_its_stage(cohort: Path, tmp_path: Path, monkeypatc
     register("tests.training.fakes")
     made: list[Method] = []
     frozen: list[int] = []
-    build, clip = train.build_method, torch.nn.utils.clip_grad_norm_
+    clip = torch.nn.utils.clip_grad_norm_
 
     def building(config: RunConfig, problem: Problem) -> Method:
-        made.append(build(config, problem))
+        made.append(build_method(config, problem))
         return made[-1]
 
     def clipping(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
@@ -298,7 +297,7 @@ def test_no_gradient_outlives_its_stage(cohort: Path, tmp_path: Path, monkeypatc
         assert all(p.grad is None for p in still)
         return clip(parameters, limit)
 
-    monkeypatch.setattr(train, "build_method", building)
+    monkeypatch.setattr("comodal.training.train.build_method", building)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
     train_run(config_for(cohort, "two-stage"), tmp_path / "run")
     assert max(frozen) > min(frozen), "the second stage freezes what the first has trained"
