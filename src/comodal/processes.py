@@ -69,3 +69,66 @@ def sum_over_processes(value: Tensor) -> Tensor:
         return value
     total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
     return total
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; the gradient of a row is the sum of what every process makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        return _gathered(value, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rank = torch.distributed.get_rank()
+        return _summed(gradients[0].contiguous()).split(ctx.sizes)[rank], None
+
+
+def _gathered(value: Tensor, sizes: list[int]) -> Tensor:
+    padded = value.detach().new_zeros(max(sizes), *value.shape[1:])  # processes may hold unequal numbers of rows
+    padded[: len(value)] = value.detach()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def rows_of_processes(count: int, device: torch.device | str = "cpu") -> tuple[list[int], int]:
+    """How many rows each process holds, and which of them is this one.
+
+    Args:
+        count: Rows here; may differ from process to process and may be 0.
+        device: Where the process group sums.
+
+    Returns:
+        One number per process in order, and the place of this process in it; ([count], 0) where it is alone.
+    """
+    if world_size() == 1:
+        return [count], 0
+    mine = torch.tensor([count], device=device)
+    parts = [torch.empty_like(mine) for _ in range(world_size())]
+    torch.distributed.all_gather(parts, mine)
+    return [int(part) for part in torch.cat(parts).tolist()], torch.distributed.get_rank()
+
+
+def gather_rows(value: Tensor, sizes: list[int]) -> Tensor:
+    """The rows of all processes, in the order of the processes, with gradient.
+
+    Where every process computes one and the same loss from all rows, a process's gradient here is the number of processes
+    times that of the loss, since they are summed; a data-parallel training, which averages them, gets the gradient of the
+    loss itself.
+
+    Args:
+        value: (rows here, ...); the other axes are equal on all processes.
+        sizes: See `rows_of_processes`.
+
+    Returns:
+        (rows of all, ...); `value` itself where this process is alone.
+    """
+    if len(sizes) == 1:
+        return value
+    if not value.is_floating_point():
+        as_int = value.to(torch.int64) if value.dtype == torch.bool else value
+        return _gathered(as_int, sizes).to(value.dtype)
+    rows: Tensor = _Gather.apply(value, sizes)  # type: ignore[no-untyped-call]
+    return rows

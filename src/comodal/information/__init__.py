@@ -1,0 +1,1 @@
+"""Information between modalities: bounds, critics, pairs, closed forms."""

@@ -1,0 +1,110 @@
+"""Closed forms: what estimators must find where the truth is known. Values in nats."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from comodal.errors import ConfigError, message
+
+
+def gaussian_information(correlation: float, dimensions: int = 1) -> float:
+    """Information of x ~ N(0, I_d) and y = rho x + sqrt(1 - rho^2) e: -(d / 2) log(1 - rho^2).
+
+    >>> round(gaussian_information(0.9), 5), gaussian_information(0.0, 20)
+    (0.83037, 0.0)
+    """
+    if not -1 < correlation < 1:
+        raise ConfigError(message("correlation", "lie in (-1, 1)", correlation, do="At 1 the information is infinite"))
+    return -0.5 * dimensions * math.log1p(-(correlation**2)) + 0.0
+
+
+def gaussian_correlation(information: float, dimensions: int = 1) -> float:
+    """The correlation in each of d dimensions that gives so much information: sqrt(1 - e^(-2 I / d)).
+
+    >>> round(gaussian_information(gaussian_correlation(2.0, 20), 20), 12)
+    2.0
+    """
+    if not 0 <= information < math.inf:
+        raise ConfigError(message("information", "be finite and at least 0", information, do="Give it in nats"))
+    return math.sqrt(-math.expm1(-2 * information / dimensions))
+
+
+def gaussian_log_ratio(x: Tensor, y: Tensor, correlation: float) -> Tensor:
+    """r*(x, y) of the pair above for all pairs: the exact critic.
+
+    .. math:: sum_k [ -1/2 log(1 - rho^2) - (y_k - rho x_k)^2 / (2 (1 - rho^2)) + y_k^2 / 2 ]
+
+    Args:
+        x: (A, d) standard normal.
+        y: (C, d) standard normal.
+        correlation: rho in (-1, 1).
+
+    Returns:
+        (A, C).
+    """
+    rest = 1 - correlation**2
+    squares = (y - correlation * x[:, None]).square().sum(-1) / (2 * rest)  # (A, C)
+    return gaussian_information(correlation, x.shape[-1]) - squares + y.square().sum(-1) / 2
+
+
+def gaussian_club(correlation: float, dimensions: int = 1) -> float:
+    """CLUB of the pair above with the exact conditional: d rho^2 / (1 - rho^2), never below the information.
+
+    >>> round(gaussian_club(0.9), 4)
+    4.2632
+    """
+    gaussian_information(correlation)  # refuses what is no correlation
+    return dimensions * correlation**2 / (1 - correlation**2)
+
+
+def gaussian_covariance_information(covariance: ArrayLike, split: int) -> float:
+    """Information between two blocks of a Gaussian vector: 1/2 log(det S_x det S_y / det S).
+
+    Args:
+        covariance: (d, d), symmetric and positive definite.
+        split: The first so many variables are x, the others y.
+
+    Returns:
+        Nats.
+
+    Raises:
+        ConfigError: The matrix is not a covariance, or one block is empty.
+
+    >>> round(gaussian_covariance_information([[1.0, 0.5], [0.5, 1.0]], 1), 5)
+    0.14384
+    """
+    matrix: NDArray[np.float64] = np.asarray(covariance, dtype=float)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not 0 < split < len(matrix):
+        do = "Give a (d, d) matrix and 0 < split < d"
+        raise ConfigError(message("covariance", "be square and cut in two", f"{matrix.shape}, split {split}", do=do))
+    if not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() <= 0:
+        raise ConfigError(message("covariance", "be symmetric and positive definite", "another matrix", do="Check it"))
+    parts = (matrix[:split, :split], matrix[split:, split:], matrix)
+    x, y, both = (float(np.linalg.slogdet(part)[1]) for part in parts)
+    return 0.5 * (x + y - both)
+
+
+def correlated_gaussians(
+    n: int, information: float, dimensions: int, *, generator: torch.Generator | None = None, cubic: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Pairs of the Gaussian above.
+
+    Args:
+        n: Pairs.
+        information: Nats in all.
+        dimensions: d of each variable.
+        generator: Of the random numbers; None: torch's own.
+        cubic: Hand back y^3 instead of y: an invertible map of one variable, which leaves the information as it is.
+
+    Returns:
+        x (n, d) and y (n, d), float32.
+    """
+    rho = gaussian_correlation(information, dimensions)
+    x, noise = (torch.randn(n, dimensions, generator=generator) for _ in range(2))
+    y = rho * x + math.sqrt(1 - rho**2) * noise
+    return x, y**3 if cubic else y

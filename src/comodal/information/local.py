@@ -1,0 +1,105 @@
+"""Equation (5) of Liao et al. (2021): every sentence finds its region, and only that region learns from it.
+
+Axis letters: B images, N regions, S sentences of the batch, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from comodal.errors import ConfigError, message
+from comodal.information.critics import Critic
+from comodal.information.pairs import Exchange, Scores, same_group
+
+SelectBy = Literal["estimate", "score"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Scores of the chosen regions, and which they are.
+
+    Attributes:
+        scores: One row per sentence: its chosen region against the sentences of all reports.
+        region: (S,) int64, the region that each sentence here chose.
+    """
+
+    scores: Scores
+    region: Tensor
+
+
+def maximum_over_regions(
+    critic: Critic,
+    regions: Tensor,
+    sentences: Tensor,
+    *,
+    owner: Tensor,
+    groups: Sequence[Tensor] = (),
+    select_by: SelectBy = "estimate",
+) -> Selection:
+    """The maximum over regions of Equation (5), Liao et al. (2021): max_n I(z_n of the image, sentence), for every sentence.
+
+    All regions are scored without gradient; the critic then scores the chosen ones alone, with gradient. Regions that no
+    sentence chose get exactly zero (as long as the critic treats each region by itself, which batch norm does not). The
+    maximum is one-way: every sentence finds a region, a region may be found by none. Negatives are the same region with
+    sentences of other reports; sentences of the same report never serve.
+
+    Args:
+        critic: Scores features of a region and of a sentence.
+        regions: (B, N, D).
+        sentences: (S, D'): one or several for each image, in any order.
+        owner: (S,) int64, the image of each sentence.
+        groups: Groupings, each (S,): sentences of one group (same study, same text) are never negatives of each other.
+        select_by: "estimate": the region whose score most exceeds those with its negatives, log-sum-exp over them;
+            "score": the region with the highest score itself, which costs far less and is the same where the negatives of a
+            sentence do not depend on the region.
+
+    Returns:
+        Joint (S), marginal (S, S) (of all processes), and the chosen regions of the sentences here.
+
+    Raises:
+        ConfigError: `owner` does not name an image for each sentence.
+    """
+    if len(owner) != len(sentences):
+        rule, do = f"name the image of each sentence ({len(sentences)})", "Give one index per sentence"
+        raise ConfigError(message("owner", rule, len(owner), do=do))
+    exchange = Exchange.of(sentences)
+    every = exchange.all(sentences)
+    owners = _of_all(owner, regions, exchange)
+    place = exchange.offset + torch.arange(len(sentences), device=sentences.device)
+    kin = [owners[place], *groups]
+    alike = same_group(kin, [owners, *(exchange.all(group) for group in groups)], shape=(len(sentences), len(every)))
+    alike = alike | (place[:, None] == torch.arange(len(every), device=sentences.device))
+
+    x, y = critic.encode_x(regions), critic.encode_y(every)
+    with torch.no_grad():
+        if select_by == "score":
+            # (S, N, 1): each sentence with the regions of its own image
+            chosen = critic.pair(x[owner], y[place][:, None])[..., 0].argmax(1)
+        else:
+            scores = critic.pair(x.flatten(0, 1), y).view(*regions.shape[:2], len(every))
+            chosen = _by_estimate(scores, owner, place=place, negative=~alike)
+    matrix = critic.pair(x[owner, chosen], y)  # (S, all sentences)
+    joint = matrix[torch.arange(len(sentences), device=matrix.device), place]
+    return Selection(exchange.joined(joint, matrix, ~alike), chosen)
+
+
+def _of_all(owner: Tensor, regions: Tensor, exchange: Exchange) -> Tensor:
+    """Images of the sentences of all processes, numbered through."""
+    images = Exchange.of(regions)
+    return exchange.all(owner + images.offset)
+
+
+def _by_estimate(scores: Tensor, owner: Tensor, *, place: Tensor, negative: Tensor) -> Tensor:
+    """(S,) the region with the largest own score minus log-sum-exp over the sentence's negatives.
+
+    `scores` (B, N, all sentences). A sentence without negatives chooses by the score itself.
+    """
+    candidates = scores[owner]  # (S, N, all sentences)
+    own = candidates.gather(2, place[:, None, None].expand(-1, candidates.shape[1], 1))[..., 0]  # (S, N)
+    others = candidates.masked_fill(~negative[:, None], -torch.inf).logsumexp(-1)
+    return torch.where(negative.any(-1, keepdim=True), own - others, own).argmax(1)
