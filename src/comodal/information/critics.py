@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from comodal.errors import ConfigError, message
-from comodal.information.split import blocked_pairs, relu_pairs
+from comodal.information.split import MIB, blocked_pairs, relu_pairs
+
+SMALL = 4 * MIB  # what all pairs may take at once: below, blocks cost more than they save
 
 
 class Critic(nn.Module):
@@ -170,10 +172,12 @@ class ConcatCritic(Critic):
         x_features: D of x.
         y_features: D' of y.
         hidden: Widths of the hidden layers, at least one.
-        memory: MiB for one block of pairs.
+        memory: MiB for one block of pairs; None: see `split`.
     """
 
-    def __init__(self, x_features: int, y_features: int, *, hidden: Sequence[int] = (1024, 512), memory: float = 64.0) -> None:
+    def __init__(
+        self, x_features: int, y_features: int, *, hidden: Sequence[int] = (1024, 512), memory: float | None = None
+    ) -> None:
         super().__init__()
         if not hidden:
             raise ConfigError(message("ConcatCritic.hidden", "have at least one layer", "none", do="Use BilinearCritic"))
@@ -198,12 +202,15 @@ class ConcatCritic(Critic):
         """Scores (..., A, C), from the second layer on."""
         lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         rows, columns = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (x, y))
-        if len(self.hidden) == 2:
+        tail, width = self.layers[1:], sum(self.hidden)
+        if rows.numel() * columns.shape[1] * 4 * width <= SMALL * rows.shape[-1]:
+            scores = tail(rows[:, :, None] + columns[:, None])[..., 0]
+        elif len(self.hidden) == 2:
             second, last = self._linear(2), self._linear(4)
-            scores = relu_pairs(rows, columns, weight=second.weight, bias=second.bias, last=last.weight[0], memory=self.memory)
-            scores = scores + last.bias
+            sides = {"weight": second.weight, "bias": second.bias, "last": last.weight[0]}
+            scores = relu_pairs(rows, columns, **sides, memory=self.memory) + last.bias
         else:
-            scores = blocked_pairs(rows, columns, self.layers[1:], width=sum(self.hidden), memory=self.memory)
+            scores = blocked_pairs(rows, columns, tail, width=width, memory=self.memory)
         return scores.view(*lead, *scores.shape[1:])
 
     @property
@@ -227,10 +234,12 @@ class ConcatConvolveCritic(ConcatCritic):
         x_features: Channels of x.
         y_features: Channels of y.
         hidden: Channels of the hidden layers; 512 and 512 in DIM.
-        memory: MiB for one block of pairs.
+        memory: MiB for one block of pairs; None: see `split`.
     """
 
-    def __init__(self, x_features: int, y_features: int, *, hidden: Sequence[int] = (512, 512), memory: float = 64.0) -> None:
+    def __init__(
+        self, x_features: int, y_features: int, *, hidden: Sequence[int] = (512, 512), memory: float | None = None
+    ) -> None:
         super().__init__(x_features, y_features, hidden=hidden, memory=memory)
 
     def on_maps(self, x: Tensor, y: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def blocks(shape: tuple[int, int, int], pairs: int) -> Iterator[Block]:
                 yield slice(place, ends[0]), slice(row, ends[1]), slice(column, ends[2])
 
 
-def relu_pairs(x: Tensor, y: Tensor, *, weight: Tensor, bias: Tensor, last: Tensor, memory: float = 64.0) -> Tensor:
+def relu_pairs(x: Tensor, y: Tensor, *, weight: Tensor, bias: Tensor, last: Tensor, memory: float | None = None) -> Tensor:
     """W . relu(W relu(x + y) + b) for all pairs; agrees with the plain form in value and gradient.
 
     Args:
@@ -57,7 +57,7 @@ def relu_pairs(x: Tensor, y: Tensor, *, weight: Tensor, bias: Tensor, last: Tens
         weight: (K, H), W of the hidden layer.
         bias: (K,), b.
         last: (K,), w of the output.
-        memory: MiB for one block.
+        memory: MiB for one block; None: 8 on a CPU, where a block should fit its cache, 256 on a GPU.
 
     Returns:
         (L, A, C) scores without the output's bias, in at least float32. Differentiable once. Under autocast the products are
@@ -71,9 +71,10 @@ def relu_pairs(x: Tensor, y: Tensor, *, weight: Tensor, bias: Tensor, last: Tens
     return result
 
 
-def _pairs_in(memory: float, hidden: int, units: int, kind: torch.dtype) -> int:
-    """How many pairs a block of so many MiB may have: two tensors of each width are alive at a time."""
-    return max(1, int(memory * MIB) // (2 * (hidden + units) * kind.itemsize))
+def _pairs_in(memory: float | None, width: int, like: Tensor) -> int:
+    """How many pairs a block of so many MiB may have: two tensors of each layer's width are alive at a time."""
+    budget = memory if memory is not None else 8.0 if like.device.type == "cpu" else 256.0
+    return max(1, int(budget * MIB) // (2 * width * like.dtype.itemsize))
 
 
 class _ReluPairs(torch.autograd.Function):
@@ -82,7 +83,7 @@ class _ReluPairs(torch.autograd.Function):
         x, y, weight, bias, last, memory, kind, keep = given
         cast = [tensor.to(kind) for tensor in (x, y, weight, bias, last)]
         shape = (len(x), x.shape[1], y.shape[1])
-        pairs = _pairs_in(memory, weight.shape[1], len(weight), kind)
+        pairs = _pairs_in(memory, sum(weight.shape), cast[2])
         scores: Tensor = x.new_empty(shape, dtype=torch.promote_types(kind, torch.float32))
         signs = x.new_empty((*shape, -(-len(weight) // 8)) if keep else 0, dtype=torch.uint8)
         for block in blocks(shape, pairs):
@@ -149,7 +150,7 @@ def _unpacked(bytes_: Tensor, units: int, kind: torch.dtype) -> Tensor:
     return signs
 
 
-def blocked_pairs(x: Tensor, y: Tensor, tail: Callable[[Tensor], Tensor], *, width: int, memory: float = 64.0) -> Tensor:
+def blocked_pairs(x: Tensor, y: Tensor, tail: Callable[[Tensor], Tensor], *, width: int, memory: float | None = None) -> Tensor:
     """tail(x + y) for all pairs, in blocks that are evaluated again in the backward pass: for any tail.
 
     Args:
@@ -157,13 +158,13 @@ def blocked_pairs(x: Tensor, y: Tensor, tail: Callable[[Tensor], Tensor], *, wid
         y: (L, C, H), W_y y + b of each item.
         tail: From (pairs, H) to (pairs,) or (pairs, 1).
         width: Features of all layers together, for the size of a block.
-        memory: MiB for one block.
+        memory: MiB for one block; None: 8 on a CPU, where a block should fit its cache, 256 on a GPU.
 
     Returns:
         (L, A, C).
     """
     shape = (len(x), x.shape[1], y.shape[1])
-    pairs = max(1, int(memory * MIB) // (2 * width * x.dtype.itemsize))
+    pairs = _pairs_in(memory, width, x)
 
     def part(row: Tensor, column: Tensor) -> Tensor:
         hidden = row[:, :, None] + column[:, None]  # (l, a, c, H)
