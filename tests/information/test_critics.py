@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from comodal.errors import ConfigError
+from comodal.information import critics
 from comodal.information.critics import (
     BilinearCritic,
     ConcatConvolveCritic,
@@ -31,12 +32,16 @@ CRITICS: dict[str, Callable[[], Critic]] = {
     "cosine": lambda: CosineCritic(X, Y, embedding=6),
     "cosine, fixed temperature": lambda: CosineCritic(X, Y, embedding=2, temperature=0.5, learned=False),
     "concat": lambda: ConcatCritic(X, Y, hidden=(9, 11)),
-    "concat, in blocks": lambda: ConcatCritic(X, Y, hidden=(9, 11), memory=0.001),
+    "concat in blocks": lambda: ConcatCritic(X, Y, hidden=(9, 11), memory=0.001),
     "concat, one layer": lambda: ConcatCritic(X, Y, hidden=(9,)),
-    "concat, three layers": lambda: ConcatCritic(X, Y, hidden=(9, 6, 4), memory=0.001),
+    "concat, one layer in blocks": lambda: ConcatCritic(X, Y, hidden=(9,), memory=0.001),
+    "concat, three layers": lambda: ConcatCritic(X, Y, hidden=(9, 6, 4)),
+    "concat, three layers in blocks": lambda: ConcatCritic(X, Y, hidden=(9, 6, 4), memory=0.001),
     "convolve": lambda: ConcatConvolveCritic(X, Y, hidden=(8, 8)),
+    "convolve in blocks": lambda: ConcatConvolveCritic(X, Y, hidden=(8, 8)),
     "encode and dot": lambda: EncodeAndDotCritic(X, Y, units=6),
 }
+CONCATS = [name for name in CRITICS if name.startswith("con")]
 every_critic = pytest.mark.parametrize("name", CRITICS)
 
 
@@ -46,6 +51,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def blocks_of_few_pairs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few pairs are scored at once by default; the critics "in blocks" take the way of many."""
+    if "name" in request.fixturenames and str(request.getfixturevalue("name")).endswith("in blocks"):
+        monkeypatch.setattr(critics, "SMALL", 0)
 
 
 def made(name: str, seed: int = 0) -> Critic:
@@ -174,6 +186,21 @@ def test_the_critics_of_liao_have_their_published_sizes(x: int, y: int, count: i
     assert shapes == [(1024, x + y), (1024,), (512, 1024), (512,), (1, 512), (1,)]
 
 
+@pytest.mark.parametrize("hidden", [(32, 16), (48,), (24, 16, 8)])
+def test_few_and_many_pairs_are_scored_alike(monkeypatch: pytest.MonkeyPatch, hidden: tuple[int, ...]) -> None:
+    """On either side of the size from which pairs are scored in blocks."""
+    torch.manual_seed(0)
+    critic = ConcatCritic(X, Y, hidden=hidden).double()
+    x, y = random(12, X), random(11, Y, seed=2)
+    found = []
+    for small in (12 * 11 * 4 * sum(hidden), 12 * 11 * 4 * sum(hidden) - 1):
+        monkeypatch.setattr(critics, "SMALL", small)
+        scores = critic.all_pairs(x, y)
+        found.append([scores, *torch.autograd.grad(scores.sin().sum(), [x, y, *critic.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 def test_other_sizes() -> None:
     assert parameters(ConcatConvolveCritic(128, 64)) == 192 * 512 + 512 + 512 * 512 + 512 + 512 + 1  # DIM, CMIM
     assert parameters(BilinearCritic(7, 4)) == 28
@@ -223,7 +250,7 @@ def test_separable_by_a_slow_loop(name: str) -> None:
         assert float(scores[a, c]) == pytest.approx(math.fsum(i * j for i, j in zip(g, h, strict=True)), abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["concat", "concat, one layer", "concat, three layers", "convolve"])
+@pytest.mark.parametrize("name", CONCATS)
 def test_concat_by_a_slow_loop(name: str) -> None:
     critic = made(name)
     assert isinstance(critic, ConcatCritic)
@@ -293,10 +320,11 @@ def test_on_maps_convolves(space: tuple[int, ...], tiled: bool, hidden: tuple[in
         torch.testing.assert_close(one, other.view(one.shape), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["convolve", "convolve in blocks"])
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("tiled", [True, False])
-def test_all_pairs_of_maps_by_a_slow_loop(space: tuple[int, ...], tiled: bool) -> None:
-    critic = made("convolve")
+def test_all_pairs_of_maps_by_a_slow_loop(name: str, space: tuple[int, ...], tiled: bool) -> None:
+    critic = made(name)
     assert isinstance(critic, ConcatConvolveCritic)
     x, y = random(3, X, *space), random(4, Y, *(() if tiled else space), seed=2)
     found = critic.all_pairs_of_maps(x, y)

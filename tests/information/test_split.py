@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comodal.information import split
+from comodal.information import critics, split
 from comodal.information.critics import ConcatCritic
 from comodal.information.split import MIB, blocked_pairs, blocks, relu_pairs
 
@@ -336,7 +336,9 @@ def test_under_autocast_in_bfloat16(kind: torch.dtype) -> None:
         assert (gradient - exact).norm() < 0.05 * exact.norm(), name
 
 
-def test_a_critic_under_autocast_in_bfloat16() -> None:
+@pytest.mark.parametrize("small", [critics.SMALL, 0])
+def test_a_critic_under_autocast_in_bfloat16(monkeypatch: pytest.MonkeyPatch, small: int) -> None:
+    monkeypatch.setattr(critics, "SMALL", small)
     torch.manual_seed(0)
     for hidden in ((16, 12), (16,), (16, 12, 8)):
         critic = ConcatCritic(6, 5, hidden=hidden)
@@ -397,9 +399,9 @@ def kept(function: Callable[[], Tensor]) -> int:
 @pytest.mark.parametrize("hidden", [(64, 40), (64,), (64, 40, 24)])
 def test_the_graph_keeps_a_twentieth_of_the_plain_one(hidden: tuple[int, ...]) -> None:
     critic = ConcatCritic(24, 16, hidden=hidden, memory=0.5)
-    x, y = torch.randn(96, 24), torch.randn(80, 16)
+    x, y = torch.randn(160, 24), torch.randn(120, 16)
     plainly = kept(lambda: critic(x[:, None], y[None]))
-    assert plainly > 96 * 80 * 4 * (40 + sum(hidden))  # the concatenation and the layers of every pair
+    assert plainly > 160 * 120 * 4 * (40 + sum(hidden))  # the concatenation and the layers of every pair
     assert kept(lambda: critic.all_pairs(x, y)) < plainly / 20
 
 

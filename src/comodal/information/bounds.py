@@ -32,7 +32,11 @@ def _prepared(joint: Tensor, marginal: Tensor, negative: Tensor | None) -> tuple
         raise ConfigError(message("marginal", rule, f"{tuple(marginal.shape)} for joint {tuple(joint.shape)}", do=do))
     kind = torch.promote_types(joint.dtype, torch.float32)
     counts = marginal.new_ones((), dtype=torch.bool) if negative is None else negative
-    return joint.to(kind), marginal.to(kind), counts.expand(marginal.shape)
+    if any(ours not in (1, theirs) for ours, theirs in zip(counts.shape[::-1], marginal.shape[::-1], strict=False)):
+        rule, do = f"be broadcastable to marginal {tuple(marginal.shape)}", "Say for each pair whether it counts"
+        raise ConfigError(message("negative", rule, tuple(counts.shape), do=do))
+    # What does not count is not read, not even where it is no number.
+    return joint.to(kind), torch.where(counts, marginal.to(kind), 0.0), counts.expand(marginal.shape)
 
 
 def _mean(values: Tensor, counts: Tensor) -> Tensor:
@@ -55,7 +59,7 @@ def _joint_mean(joint: Tensor, counts: Tensor) -> Tensor:
 
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     """A scalar that reads as `value` and whose gradient is that of `surrogate`."""
-    return value.detach() + surrogate - surrogate.detach()
+    return value.detach() + (surrogate - surrogate.detach())
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor, negative: Tensor | None = None) -> Tensor:
@@ -94,18 +98,20 @@ def mine(
         marginal: (..., R, N).
         negative: bool, broadcastable to `marginal`.
         log_average: Scalar, log of the moving average so far; None (or NaN) begins with this batch.
-        rate: Weight of this batch in the average, which is updated before it is used.
+        rate: Weight of this batch in the average, in (0, 1]; the average is updated before it is used.
 
     Returns:
-        Scalar, in nats, to maximise; and the new log of the average, without gradient.
+        Scalar, in nats, to maximise; and the new log of the average, without gradient (NaN as long as no batch had a negative).
     """
     joint, marginal, counts = _prepared(joint, marginal, negative)
     log_mean = _log_mean_exp(marginal, counts)
-    now = log_mean.detach()
-    before = now if log_average is None else torch.where(log_average.isnan(), now, log_average.to(now))
-    average = torch.where(counts.any(), torch.logaddexp(before + math.log1p(-rate), now + math.log(rate)), before)
+    known, now = counts.any(), log_mean.detach()
+    before = torch.full_like(now, torch.nan) if log_average is None else log_average.to(now)
+    faded = torch.where(before.isnan(), now, before) + (math.log1p(-rate) if rate < 1 else -math.inf)
+    average = torch.where(known, torch.logaddexp(faded, now + math.log(rate)), before)
     mean = _joint_mean(joint, counts)
-    return with_gradient_of(mean - log_mean, mean - (log_mean - average).exp()), average
+    partition = (log_mean - torch.where(known, average, 0.0)).exp()
+    return with_gradient_of(mean - log_mean, mean - partition), average
 
 
 def nwj(joint: Tensor, marginal: Tensor, negative: Tensor | None = None) -> Tensor:
@@ -212,11 +218,15 @@ def demi(joint: Tensor, marginal: Tensor, negative: Tensor | None = None, *, pri
 
     Returns:
         Scalar, in nats. On the pairs of the training it reads too high; use held-out ones.
+
+    Raises:
+        ConfigError: The prior is not between 0 and 1.
     """
+    if not 0 < prior < 1:
+        raise ConfigError(message("demi.prior", "lie in (0, 1)", prior, do="Use the share of joint pairs in the training"))
     joint, marginal, counts = _prepared(joint, marginal, negative)
     gain = 2 * prior * _joint_mean(-softplus(-joint), counts) - 2 * (1 - prior) * _mean(softplus(marginal), counts)
-    known = counts.any()
-    value = _joint_mean(joint, counts) - torch.where(known, math.log(prior) - math.log1p(-prior), 0.0)
+    value = _joint_mean(joint, counts) - counts.any().to(joint.dtype) * (math.log(prior) - math.log1p(-prior))
     return with_gradient_of(value, gain)
 
 

@@ -82,7 +82,8 @@ def gaussian_covariance_information(covariance: ArrayLike, split: int) -> float:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not 0 < split < len(matrix):
         do = "Give a (d, d) matrix and 0 < split < d"
         raise ConfigError(message("covariance", "be square and cut in two", f"{matrix.shape}, split {split}", do=do))
-    if not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix).min() <= 0:
+    symmetric = np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, atol=1e-12 * np.abs(matrix).max())
+    if not symmetric or np.linalg.eigvalsh(matrix).min() <= 0:
         raise ConfigError(message("covariance", "be symmetric and positive definite", "another matrix", do="Check it"))
     parts = (matrix[:split, :split], matrix[split:, split:], matrix)
     x, y, both = (float(np.linalg.slogdet(part)[1]) for part in parts)

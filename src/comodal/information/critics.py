@@ -204,7 +204,7 @@ class ConcatCritic(Critic):
         rows, columns = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (x, y))
         tail, width = self.layers[1:], sum(self.hidden)
         if rows.numel() * columns.shape[1] * 4 * width <= SMALL * rows.shape[-1]:
-            scores = tail(rows[:, :, None] + columns[:, None])[..., 0]
+            scores: Tensor = tail(rows[:, :, None] + columns[:, None])[..., 0]
         elif len(self.hidden) == 2:
             second, last = self._linear(2), self._linear(4)
             sides = {"weight": second.weight, "bias": second.bias, "last": last.weight[0]}

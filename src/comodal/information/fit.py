@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from comodal.errors import DataError, TrainingFailed, message
 from comodal.information.bounds import jensen_shannon
@@ -35,6 +36,7 @@ from comodal.information.scaling import Scaler
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
+N = TypeVar("N", bound=nn.Module)
 
 FEWEST = 50  # groups
 MOST_HELD = 2048  # rows of a held-out part, of which all pairs are scored
@@ -51,6 +53,7 @@ class FitSettings(BaseModel):
         batch: Rows of a batch; all its pairs are used.
         rate: Learning rate of AdamW.
         weight_decay: Of AdamW.
+        averaging: Decay of the moving average of the weights, which is what is kept.
         epochs: At most so many passes.
         steps: At most so many steps in each fold.
         patience: Stop after so many checks without a gain; there is one check each pass, or each 200 steps.
@@ -67,11 +70,12 @@ class FitSettings(BaseModel):
     folds: int = Field(5, ge=2, le=20)
     hidden: tuple[int, int] = (64, 64)
     batch: int = Field(64, ge=2)
-    rate: float = Field(2e-3, gt=0)
+    rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
+    averaging: float = Field(0.98, ge=0, lt=1)
     epochs: int = Field(60, ge=1)
     steps: int = Field(4000, ge=1)
-    patience: int = Field(6, ge=1)
+    patience: int = Field(4, ge=1)
     scaling: Literal["rank", "standard"] = "rank"
     clip: float = Field(5.0, gt=0)
     upper: bool = True
@@ -252,12 +256,11 @@ class _Fit:
         with self._seeded():
             made = ConcatCritic(*features, hidden=self.settings.hidden).to(self.x.device)
 
-        def gain(batch: Tensor) -> Tensor:
-            scores = self._scores(made, batch)
+        def gain(network: ConcatCritic, batch: Tensor) -> Tensor:
+            scores = self._scores(network, batch)
             return jensen_shannon(scores.joint, scores.marginal, scores.negative)
 
-        self._train(made, rows, gain=gain, batch=self.settings.batch)
-        return made
+        return self._trained(made, rows, gain=gain, batch=self.settings.batch)
 
     def density(self, rows: NDArray[np.int64]) -> ConditionalGaussian:
         """q(y | x), fitted by likelihood to the same rows in the same way."""
@@ -265,11 +268,10 @@ class _Fit:
         with self._seeded():
             made = ConditionalGaussian(*features, hidden=self.settings.hidden[:1]).to(self.x.device)
 
-        def gain(batch: Tensor) -> Tensor:
-            return made.log_density(self.x[batch], self.y[batch]).mean()
+        def gain(network: ConditionalGaussian, batch: Tensor) -> Tensor:
+            return network.log_density(self.x[batch], self.y[batch]).mean()
 
-        self._train(made, rows, gain=gain, batch=4 * self.settings.batch)  # without pairs a larger batch costs nothing
-        return made
+        return self._trained(made, rows, gain=gain, batch=4 * self.settings.batch)  # without pairs a larger one costs nothing
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
@@ -282,29 +284,36 @@ class _Fit:
         groups = self.groups[rows]
         return Scores.of_matrix(critic.all_pairs(self.x[rows], self.y[rows]), groups[:, None] != groups)
 
-    def _train(self, network: nn.Module, rows: NDArray[np.int64], *, gain: Callable[[Tensor], Tensor], batch: int) -> None:
-        """Raises `gain` on batches of rows; keeps the weights with the best gain on rows that are not trained on."""
+    def _trained(self, network: N, rows: NDArray[np.int64], *, gain: Callable[[N, Tensor], Tensor], batch: int) -> N:
+        """Raises `gain` on batches of rows, with Adam.
+
+        What is kept is a moving average of the weights, when it had the best gain on rows that are not trained on.
+        """
         settings, generator = self.settings, torch.Generator().manual_seed(self.seed)
         train, check = self._parted(torch.from_numpy(rows), generator)
         size = min(batch, len(train))
+        passes = len(train) // size
         optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
-        every = min(len(train) // size, 200)
-        best, kept, waited = self._check(gain, check), _weights(network), 0
-        order, last = torch.empty(0, dtype=torch.int64), min(settings.steps, settings.epochs * (len(train) // size))
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
+        averaged: N = average.module  # type: ignore[assignment]
+        best, kept, waited = self._check(gain, network, check), _weights(network), 0
+        order, last = torch.empty(0, dtype=torch.int64), min(settings.steps, settings.epochs * passes)
         for step in range(1, last + 1):
             if len(order) < size:
                 order = train[torch.randperm(len(train), generator=generator)]
             drawn, order = order[:size].to(self.x.device), order[size:]
             optimiser.zero_grad()
-            (-gain(drawn)).backward()
+            (-gain(network, drawn)).backward()
             optimiser.step()
-            if step % every == 0 or step == last:
-                now = self._check(gain, check)
+            average.update_parameters(network)
+            if step % min(passes, 200) == 0 or step == last:
+                now = self._check(gain, averaged, check)
                 better = now > best
-                best, kept, waited = (now, _weights(network), 0) if better else (best, kept, waited + 1)
+                best, kept, waited = (now, _weights(averaged), 0) if better else (best, kept, waited + 1)
                 if waited >= settings.patience:
                     break
         network.load_state_dict(kept)
+        return network
 
     def _parted(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows to train on, and those of a tenth of the groups (at most 1024 rows)."""
@@ -314,8 +323,8 @@ class _Fit:
         return rows[~checked], rows[checked][:1024]
 
     @torch.no_grad()
-    def _check(self, gain: Callable[[Tensor], Tensor], rows: Tensor) -> float:
-        value = float(gain(rows.to(self.x.device)))
+    def _check(self, gain: Callable[[N, Tensor], Tensor], network: N, rows: Tensor) -> float:
+        value = float(gain(network, rows.to(self.x.device)))
         if not np.isfinite(value):
             raise TrainingFailed(message("mi", "have a finite loss", value, do="Lower the rate, or set the scaling to rank"))
         return value
