@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from comodal import data
 from comodal.config import load_config, validated
 from comodal.data import phantoms
-from comodal.data.cohort import Case, Cohort, ModalitySpec
+from comodal.data.cohort import Cohort
 from comodal.data.columns import read_meta
 from comodal.data.integrity import CheckReport, check_cohort
-from comodal.data.reading import read_header
-from comodal.errors import ConfigError, DataError, UserError, message, nearest
+from comodal.errors import ConfigError, UserError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
 from comodal.inference.writing import Written
+from comodal.information.fit import FitSettings, InformationReport
 from comodal.run import Run
-from comodal.study.evaluating import check_names, evaluate_run
-from comodal.study.predicting import predict_cases
+from comodal.study.evaluating import evaluate_run
+from comodal.study.information import Array, compare
+from comodal.study.predicting import one_patient, predict_cases
 from comodal.study.study import StudyResult, run_study
 from comodal.training.events import Clock, Emit, Progress, Said, Table, silent
 from comodal.training.plan import InitResult, plan
@@ -281,7 +282,7 @@ def predict(
         DataError: A file is missing or damaged, or a case has no usable modality.
     """
     loaded = _run(run)
-    source = Cohort.load(Path(cohort)) if cohort is not None else _one_patient(loaded, inputs or {}, use=use, subject=subject)
+    source = Cohort.load(Path(cohort)) if cohort is not None else one_patient(loaded, inputs or {}, use=use, subject=subject)
     return predict_cases(
         loaded,
         source,
@@ -299,43 +300,43 @@ def _run(run: PathLike | Run) -> Run:
     return run if isinstance(run, Run) else Run.load(Path(run))
 
 
-def _one_patient(run: Run, inputs: Mapping[str, PathLike], *, use: Sequence[str] | None, subject: str) -> Cohort:
-    """A cohort of one case made of files anywhere on this machine."""
-    names = run.problem.names
-    for name in inputs:
-        if name not in names:
-            raise ConfigError(message("--input", "name a modality of the run", repr(name), do=nearest(name, names)))
-    if not inputs:
-        raise ConfigError(message("predict", "get at least one modality", "none", do=f"Give one of: {', '.join(names)}"))
-    check_names(use or (), names, "--use")
-    files = {name: Path(file).resolve() for name, file in inputs.items() if use is None or name in use}
-    if not files:
-        do = "Name one of them in --use, or give another file"
-        raise DataError(message("--use", f"leave one of {', '.join(inputs)}", ", ".join(use or ()), do=do))
-    for name, file in files.items():
-        if not file.exists():
-            do = "Check the path, or leave this modality out"
-            raise DataError(message("--input", "name a file that exists", str(inputs[name]), modality=name, do=do))
-    root = Path(os.path.commonpath([str(file.parent) for file in files.values()]))
-    cells = {name: file.relative_to(root).as_posix() for name, file in files.items()}
-    specs = [_as_given(spec, files[spec.name], subject) if spec.name in files else spec for spec in run.cohort.meta.modalities]
-    return Cohort.build(run.cohort.meta.model_copy(update={"modalities": specs}), [Case.build(subject, cells=cells)], root)
-
-
-def _as_given(spec: ModalitySpec, file: Path, subject: str) -> ModalitySpec:
-    """How a single file is read: in the run's cohort its modality may have been one channel of a picture or of a stack."""
-    changes: dict[str, object] = {} if file.is_dir() else {"files": ""}
-    if spec.channel is not None and read_header(file, files=spec.files, subject=subject, modality=spec.name).channels == 1:
-        changes["channel"] = None
-    return spec.model_copy(update=changes)
-
-
 def report(runs: PathLike | Sequence[PathLike], *, out: PathLike, title: str | None = None) -> Path:
     """One self-contained HTML page of one or several runs; a study's folder stands for all its runs."""
     from comodal.reporting.page import write_page
 
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     return write_page([Path(path) for path in given], Path(out), title=title)
+
+
+def mi(
+    x: PathLike | Array,
+    y: PathLike | Array,
+    *,
+    groups: PathLike | Sequence[str] | None = None,
+    id_column: str | None = None,
+    categories: Sequence[str] = (),
+    settings: FitSettings | None = None,
+    device: str = "auto",
+    on_event: Emit = silent,
+) -> InformationReport:
+    """Estimates the mutual information of paired rows; see `comodal.information.fit`.
+
+    Args:
+        x: A .npy, .npz ("file.npz:KEY") or .csv file, or an array (n, F) or (n,).
+        y: The same; its rows belong to those of x.
+        groups: The group (patient, study) of each row: a file, or n labels. Rows of one group are not independent.
+        id_column: Column of the CSV files by which rows are matched.
+        categories: Columns of the CSV files that hold categories.
+        settings: Of the fitting.
+        device: "auto", "cpu" or "cuda".
+        on_event: Listener.
+
+    Returns:
+        Estimates on held-out pairs with interval, kind and ceiling, and a shuffled control.
+    """
+    return compare(
+        x, y, groups=groups, id_column=id_column, categories=categories, settings=settings, device=device, emit=on_event
+    )
 
 
 def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:

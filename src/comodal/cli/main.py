@@ -26,6 +26,7 @@ from comodal.cli.index import index
 from comodal.cli.init import init
 from comodal.cli.layouts import layouts
 from comodal.cli.methods import methods
+from comodal.cli.mi import mi
 from comodal.cli.options import Debug, Json, known_name
 from comodal.cli.phantom import phantom
 from comodal.cli.predict import predict
@@ -47,6 +48,7 @@ COMMANDS: dict[str, tuple[Callable[..., Answer], str]] = {
     "predict": (predict, "Learn and predict"),
     "report": (report, "Compare and show"),
     "study": (study, "Compare and show"),
+    "mi": (mi, "Compare and show"),
 }
 
 # What to type after Ctrl-C; the other commands start afresh.

@@ -47,6 +47,12 @@ class Rows:
     owner: str = "X"
 
 
+def columns_of(source: str | Path) -> tuple[str, ...]:
+    """Names of the columns of a CSV file; none for an array, or where there is no such file."""
+    path = Path(source)
+    return tuple(read_table(path)[0]) if path.suffix.lower() == ".csv" and path.is_file() else ()
+
+
 def read_rows(source: str | Path, *, owner: str, id_column: str | None = None, categories: Sequence[str] = ()) -> Rows:
     r"""Reads a matrix of numbers, one observation per row.
 

@@ -146,8 +146,9 @@ class CosineCritic(Critic):
 
     @property
     def temperature(self) -> Tensor:
-        """t, at least 0.01."""
-        return self.log_temperature.exp().clamp(min=0.01)
+        """t, at least 0.01; its gradient goes on below, so that it can rise again."""
+        floor = self.log_temperature.detach().clamp(min=math.log(0.01))
+        return (floor + (self.log_temperature - self.log_temperature.detach())).exp()
 
     def encode_x(self, x: Tensor) -> Tensor:
         """(..., D) to vectors of length 1."""
@@ -201,7 +202,7 @@ class ConcatCritic(Critic):
     def pair(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (..., A, C), from the second layer on."""
         lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-        rows, columns = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (x, y))
+        rows, columns = (t.expand(*lead, *t.shape[-2:]).reshape(math.prod(lead), *t.shape[-2:]) for t in (x, y))
         tail, width = self.layers[1:], sum(self.hidden)
         if rows.numel() * columns.shape[1] * 4 * width <= SMALL * rows.shape[-1]:
             scores: Tensor = tail(rows[:, :, None] + columns[:, None])[..., 0]

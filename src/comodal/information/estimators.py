@@ -95,7 +95,7 @@ ESTIMATORS: dict[str, Estimator] = {
         name="smile",
         label="SMILE",
         kind="estimate",
-        bias="up where scores exceed the clip, down with an imperfect critic",
+        bias="either way: up where scores exceed the clip, down with an imperfect critic",
         source="Song and Ermon (2020)",
         function=bounds.smile,
     ),

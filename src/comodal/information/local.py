@@ -62,11 +62,11 @@ def maximum_over_regions(
         Joint (S), marginal (S, S) (of all processes), and the chosen regions of the sentences here.
 
     Raises:
-        ConfigError: `owner` does not name an image for each sentence.
+        ConfigError: `owner` does not name an image of the batch for each sentence, or `select_by` is unknown.
     """
-    if len(owner) != len(sentences):
-        rule, do = f"name the image of each sentence ({len(sentences)})", "Give one index per sentence"
-        raise ConfigError(message("owner", rule, len(owner), do=do))
+    _check(owner, regions, sentences)
+    if select_by not in ("estimate", "score"):
+        raise ConfigError(message("select_by", "be estimate or score", repr(select_by), do="Use estimate"))
     exchange = Exchange.of(sentences)
     every = exchange.all(sentences)
     owners = _of_all(owner, regions, exchange)
@@ -75,7 +75,9 @@ def maximum_over_regions(
     alike = same_group(kin, [owners, *(exchange.all(group) for group in groups)], shape=(len(sentences), len(every)))
     alike = alike | (place[:, None] == torch.arange(len(every), device=sentences.device))
 
-    x, y = critic.encode_x(regions), critic.encode_y(every)
+    owned = torch.zeros(len(regions), dtype=torch.bool, device=regions.device).index_fill(0, owner, True)
+    # An image without a sentence is not read: it may hold anything, and 0 times NaN would reach the gradient of the critic.
+    x, y = critic.encode_x(torch.where(owned[:, None, None], regions, 0.0)), critic.encode_y(every)
     with torch.no_grad():
         if select_by == "score":
             # (S, N, 1): each sentence with the regions of its own image
@@ -86,6 +88,15 @@ def maximum_over_regions(
     matrix = critic.pair(x[owner, chosen], y)  # (S, all sentences)
     joint = matrix[torch.arange(len(sentences), device=matrix.device), place]
     return Selection(exchange.joined(joint, matrix, ~alike), chosen)
+
+
+def _check(owner: Tensor, regions: Tensor, sentences: Tensor) -> None:
+    if len(owner) != len(sentences):
+        rule, do = f"name the image of each sentence ({len(sentences)})", "Give one index per sentence"
+        raise ConfigError(message("owner", rule, len(owner), do=do))
+    if len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(regions):
+        rule, do = f"lie in [0, {len(regions)})", "Give the place of the image in the batch"
+        raise ConfigError(message("owner", rule, f"{int(owner.min())} to {int(owner.max())}", do=do))
 
 
 def _of_all(owner: Tensor, regions: Tensor, exchange: Exchange) -> Tensor:

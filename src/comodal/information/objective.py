@@ -82,15 +82,17 @@ class Objective(nn.Module):
 
     def of(self, scores: Scores) -> Tensor:
         """The value of scores that were made elsewhere, by `maximum_over_regions` for instance."""
-        value = self._one_way(scores, update=self.training)
-        return (value + self._one_way(scores.columns(), update=False)) / 2 if self.symmetric else value
+        value = self._one_way(scores)
+        # The others do not know rows from columns.
+        two_ways = self.symmetric and self.estimator.name == "info_nce"
+        return (value + self._one_way(scores.columns())) / 2 if two_ways else value
 
-    def _one_way(self, scores: Scores, *, update: bool) -> Tensor:
+    def _one_way(self, scores: Scores) -> Tensor:
         given = (scores.joint, scores.marginal, scores.negative)
         name = self.estimator.name
         if name == "mine":
             value, average = bounds.mine(*given, log_average=self.log_average, rate=self.rate)
-            if update:
+            if self.training:
                 self.log_average = average.to(self.log_average)
             return value
         more: dict[str, Any] = {"clip": self.clip} if name == "smile" else {}

@@ -230,6 +230,9 @@ def contrast(
     Returns:
         Joint (..., B), marginal (..., B, C): C candidates for each row, or one; the leading axes are none, (N), (M), or (N, M).
     """
+    if negatives not in ("all", "shift", "derangement"):
+        rule = "be all, shift or derangement"
+        raise ConfigError(message("negatives", rule, repr(negatives), do="Use all unless memory is short"))
     locations = (*x.shape[1:-1], *y.shape[1:-1])
     if len(x) != len(y) or x.ndim not in (2, 3) or y.ndim not in (2, 3):
         rule, do = "be (B, D) or (B, N, D) and hold the same cases", "Use `tokens` for maps"
@@ -264,14 +267,21 @@ def _one_each(
 ) -> Scores:
     """One negative for each row: memory and time grow with B, not with its square."""
     count = len(x)
-    first = groups[0] if groups else None
-    partners = cyclic_shift(count) if negatives == "shift" else derangement(count, groups=first, generator=generator)
-    partners = partners.to(x.device)
+    kin = same_group(groups, groups, shape=(count, count)).to(x.device) | torch.eye(count, dtype=torch.bool, device=x.device)
+    if negatives == "shift":
+        partners = cyclic_shift(count).to(x.device)
+    else:
+        partners = derangement(count, groups=_families(kin) if groups else None, generator=generator).to(x.device)
     joint, marginal = (_own_pairs(critic, x, other, aligned=aligned) for other in (y, y[partners]))
-    alike = partners == torch.arange(count, device=x.device)
-    for group in groups:
-        alike = alike | (group == group[partners])
+    alike = kin[torch.arange(count, device=x.device), partners]
     return Exchange.of(x).joined(joint, marginal[..., None], ~alike[:, None])
+
+
+def _families(kin: Tensor) -> Tensor:
+    """(B,) one number for all that are of one group directly or through others; `kin` (B, B)."""
+    from scipy.sparse.csgraph import connected_components
+
+    return torch.from_numpy(connected_components(kin.cpu().numpy(), directed=False)[1])
 
 
 def _own_pairs(critic: Critic, x: Tensor, y: Tensor, *, aligned: bool) -> Tensor:

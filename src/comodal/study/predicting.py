@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comodal.data.atomic import replacing
-from comodal.data.cohort import Case, Cohort
-from comodal.errors import ConfigError, DataError, UnsupportedSubset, message
+from comodal.data.cohort import Case, Cohort, ModalitySpec
+from comodal.data.reading import read_header
+from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
 from comodal.inference.predictor import can_predict, predict_case
 from comodal.inference.writing import SUFFIXES, Written, names_of, write_prediction
 from comodal.modality import subset_name, subsets
 from comodal.run import Run
-from comodal.study.evaluating import pick_device, usable
+from comodal.study.evaluating import check_names, pick_device, usable
 from comodal.training.events import Clock, Emit, Progress, Said, silent
 
 TABLE = "predictions.csv"
@@ -177,3 +178,45 @@ def _write_table(rows: Sequence[dict[str, str]], path: Path) -> Path:
     with replacing(path) as file:
         file.write(text.getvalue().encode())
     return path
+
+
+def one_patient(run: Run, inputs: Mapping[str, Path | str], *, use: Sequence[str] | None, subject: str) -> Cohort:
+    """A cohort of one case made of files anywhere on this machine.
+
+    Args:
+        run: Finished.
+        inputs: {modality: file}.
+        use: Only these modalities; None is all that are given.
+        subject: What the patient is called.
+
+    Raises:
+        ConfigError: No modality, or one that the run does not know.
+        DataError: A file that is not there, or none left to use.
+    """
+    names = run.problem.names
+    for name in inputs:
+        if name not in names:
+            raise ConfigError(message("--input", "name a modality of the run", repr(name), do=nearest(name, names)))
+    if not inputs:
+        raise ConfigError(message("predict", "get at least one modality", "none", do=f"Give one of: {', '.join(names)}"))
+    check_names(use or (), names, "--use")
+    files = {name: Path(file).resolve() for name, file in inputs.items() if use is None or name in use}
+    if not files:
+        do = "Name one of them in --use, or give another file"
+        raise DataError(message("--use", f"leave one of {', '.join(inputs)}", ", ".join(use or ()), do=do))
+    for name, file in files.items():
+        if not file.exists():
+            do = "Check the path, or leave this modality out"
+            raise DataError(message("--input", "name a file that exists", str(inputs[name]), modality=name, do=do))
+    root = Path(os.path.commonpath([str(file.parent) for file in files.values()]))
+    cells = {name: file.relative_to(root).as_posix() for name, file in files.items()}
+    specs = [_as_given(spec, files[spec.name], subject) if spec.name in files else spec for spec in run.cohort.meta.modalities]
+    return Cohort.build(run.cohort.meta.model_copy(update={"modalities": specs}), [Case.build(subject, cells=cells)], root)
+
+
+def _as_given(spec: ModalitySpec, file: Path, subject: str) -> ModalitySpec:
+    """How a single file is read: in the run's cohort its modality may have been one channel of a picture or of a stack."""
+    changes: dict[str, object] = {} if file.is_dir() else {"files": ""}
+    if spec.channel is not None and read_header(file, files=spec.files, subject=subject, modality=spec.name).channels == 1:
+        changes["channel"] = None
+    return spec.model_copy(update=changes)
