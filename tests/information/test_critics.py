@@ -367,12 +367,15 @@ def test_the_temperature_has_a_floor() -> None:
     assert float(critic.log_temperature.grad) == pytest.approx(0.2, rel=1e-6)  # d t / d log t = t
     with torch.no_grad():
         critic.log_temperature.fill_(-20.0)
-    assert float(critic.temperature.detach()) == 0.01
+    assert float(critic.temperature.detach()) == pytest.approx(0.01, rel=1e-12)
     x, y = random(4, X), random(3, Y)
     scores = critic.all_pairs(x, y)
     assert float(scores.detach().abs().max()) <= 100 * (1 + 1e-12)
     scores.sum().backward()
     assert all(tensor.grad is not None and bool(tensor.grad.isfinite().all()) for tensor in (x, y, *critic.parameters()))
+    critic.zero_grad()
+    critic.temperature.backward()
+    assert critic.log_temperature.grad is not None and float(critic.log_temperature.grad) > 0  # it can rise again
 
 
 def test_the_lowest_temperature_allowed_still_learns() -> None:

@@ -105,7 +105,13 @@ def test_what_is_said_of_each(name: str, words: str) -> None:
                 "which rises with information but does not measure it. Hjelm et al. (2019)."
             ),
         ),
-        ("smile", "SMILE: estimate. Up where scores exceed the clip, down with an imperfect critic. Song and Ermon (2020)."),
+        (
+            "smile",
+            (
+                "SMILE: estimate. Either way: up where scores exceed the clip, down with an imperfect critic. "
+                "Song and Ermon (2020)."
+            ),
+        ),
         (
             "club",
             (
