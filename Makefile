@@ -35,7 +35,7 @@ WORKERS ?= 2
 # since the tests of one share what they trained.
 PYTEST = OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: help setup demo test test-slow lint format types docs bench check public-names clean
+.PHONY: help setup demo test test-slow lint format types docs bench bench-information check public-names clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -76,8 +76,12 @@ types: $(STAMP) ## mypy, strict
 docs: $(STAMP) ## the documents hold: links, commands, examples
 	$(BIN)/python -m pytest tests/architecture/test_documents.py $(ARGS)
 
-bench: $(STAMP) ## time and memory of a training step
+bench: $(STAMP) ## time and memory of a training step and of all-pairs critics
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/critics.py
+
+bench-information: $(STAMP) ## the certificate of the information measures, into docs/information.md; at most half an hour
+	$(BIN)/python benchmarks/information.py
 
 public-names: $(STAMP) ## accept the public names as they are now
 	$(BIN)/python tests/architecture/test_public_names.py

@@ -1,0 +1,40 @@
+"""The benchmarks run: on tiny sizes, where their times mean nothing and their agreement everything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+def script(name: str, *words: str) -> str:
+    call = [sys.executable, str(ROOT / "benchmarks" / name), *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_way_of_scoring_all_pairs_agrees_with_the_plain_one() -> None:
+    found = json.loads(script("critics.py", "--small", "--rounds", "1", "--threads", "1", "--json"))
+    assert found["disagree"] == []
+    rows = {(row["task"], row["way"]): row for row in found["rows"]}
+    for task in ("regions", "maps", "maximum"):
+        plain, ours = rows[task, "plain"], rows[task, "ours"]
+        assert ours["value"] == pytest.approx(plain["value"], abs=1e-5)
+        assert ours["gradient"] == pytest.approx(plain["gradient"], rel=1e-4)
+
+
+def test_the_certificate_is_made_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    words = ("--small", "--out", str(tmp_path / "docs"), "--kept", str(tmp_path / "kept.json"))
+    first = script("information.py", *words)
+    assert "min left" in first and (tmp_path / "docs" / "images" / "information.png").stat().st_size > 10_000
+    page = (tmp_path / "docs" / "information.md").read_text(encoding="utf-8")
+    assert page.count("| Gaussian, 20 dimensions |") == 2 and "| must hold | holds | numbers |" in page
+    second = script("information.py", *words)
+    assert "min left" not in second and (tmp_path / "docs" / "information.md").read_text(encoding="utf-8") == page
