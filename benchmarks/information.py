@@ -104,7 +104,7 @@ def cases(small: bool) -> list[Case]:
     from comodal.information.discrete import Joint
 
     found = []
-    few, many = ((8, 20, 3e-3, 1), (8, 20, 1e-3, 1)) if small else ((64, 600, 3e-3, 3), (128, 2500, 5e-4, 2))
+    few, many = ((8, 20, 3e-3, 1), (8, 20, 1e-3, 1)) if small else ((64, 600, 3e-3, 3), (128, 2000, 7e-4, 2))
     for dimensions, truths in ((1, (0.0, 0.5, 1.0, 2.0)), (2, (0.0, 0.5, 1.0, 2.0)), (20, (0.0, 2.0, 4.0, 6.0, 8.0, 10.0))):
         for truth in truths[: 2 if small else None]:
             draw = partial(gaussian, truth=truth, dimensions=dimensions, cubic=False, shuffled=False)

@@ -12,6 +12,8 @@ from torch.distributions import MultivariateNormal, Normal
 from comodal.errors import ConfigError
 from comodal.information.closed import (
     correlated_gaussians,
+    crossed_gaussians,
+    crossed_information,
     gaussian_club,
     gaussian_correlation,
     gaussian_covariance_information,
@@ -220,3 +222,22 @@ def test_what_is_no_covariance(covariance: list[list[float]]) -> None:
 def test_small_and_large_covariances_are_taken(scale: float) -> None:
     covariance = scale * np.array([[1.0, 0.5], [0.5, 1.0]])
     assert gaussian_covariance_information(covariance, 1) == pytest.approx(gaussian_information(0.5), rel=1e-12)
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.9, 0.99])
+def test_the_crossed_pair_has_the_information_of_a_monte_carlo_mean(rho: float) -> None:
+    generator = torch.Generator().manual_seed(int(100 * rho))
+    x, y = (part.double()[:, 0] for part in crossed_gaussians(200_000, rho, generator=generator))
+    rest = 1 - rho**2
+    halves = [torch.exp(-(y - r * x).square() / (2 * rest) + y.square() / 2) / math.sqrt(rest) for r in (rho, -rho)]
+    ratio = ((halves[0] + halves[1]) / 2).log()
+    assert float(ratio.mean()) == pytest.approx(crossed_information(rho), abs=4 * float(ratio.std()) / len(ratio) ** 0.5)
+    assert abs(float(torch.corrcoef(torch.stack([x, y]))[0, 1])) < 0.01  # no correlation shows it
+    assert float(y.std()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_crossed_pair_knows_its_limits() -> None:
+    assert crossed_information(-0.7) == pytest.approx(crossed_information(0.7), abs=1e-12)
+    assert 0 < crossed_information(0.3) < crossed_information(0.6) < gaussian_information(0.6)  # which sign it was is lost
+    with pytest.raises(ConfigError, match="correlation must lie in"):
+        crossed_information(1.0)
