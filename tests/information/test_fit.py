@@ -268,7 +268,9 @@ def trained(gains: list[float], monkeypatch: pytest.MonkeyPatch, **changed: Any)
 
     monkeypatch.setattr(fit._Fit, "_check", check)
     made = fit._Fit(torch.zeros(100, 1), torch.zeros(100, 1), torch.arange(100), settings=settings(**changed), seed=0)
-    network = made._trained(Constant(), np.arange(100), gain=lambda module, _: module.weight, batch=45)
+    network = Constant()
+    held = made._trained(network, np.arange(100), gain=lambda module, _: module.weight, batch=45)
+    assert 0 < len(held) < 100
     return float(network.weight.detach()), count
 
 
@@ -453,10 +455,13 @@ def test_the_control_is_zero_up_to_a_twentieth_of_a_nat_or_by_its_interval() -> 
 
 
 def test_a_control_below_zero_is_a_bad_critic_and_no_sign_of_dependence() -> None:
-    """`control_is_zero` promises "at most 0.05 nats"; the note on dependent rows would send the reader astray."""
-    report = reported(one("dv", -0.128, (-0.15, -0.1)), one("demi", -0.18, (-0.2, -0.16)))
+    """The note on dependent rows would send the reader astray."""
+    report = reported(one("dv", -0.128, (-0.15, -0.1)), one("demi", -0.02, (-0.03, -0.01)))
     assert report.control_is_zero is True
     assert fit._notes(report) == []
+    report = reported(one("dv", -0.128, (-0.15, -0.1)), one("demi", -0.18, (-0.2, -0.16)))
+    assert report.control_is_zero is False
+    assert fit._notes(report) == ["the shuffled control does not read zero: there are too few rows for a good critic"]
 
 
 def test_notes() -> None:

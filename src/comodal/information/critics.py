@@ -215,6 +215,11 @@ class ConcatCritic(Critic):
         return scores.view(*lead, *scores.shape[1:])
 
     @property
+    def output(self) -> nn.Linear:
+        """The last layer, from the last hidden one to the score."""
+        return self._linear(-1)
+
+    @property
     def _first(self) -> nn.Linear:
         return self._linear(0)
 

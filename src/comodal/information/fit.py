@@ -29,7 +29,7 @@ from comodal.errors import DataError, TrainingFailed, message
 from comodal.information.bounds import jensen_shannon
 from comodal.information.conditional import ConditionalGaussian
 from comodal.information.critics import ConcatCritic
-from comodal.information.estimators import ESTIMATORS, Estimate
+from comodal.information.estimators import Estimate
 from comodal.information.held_out import Held, combined
 from comodal.information.pairs import Scores, derangement
 from comodal.information.scaling import Scaler
@@ -41,6 +41,7 @@ N = TypeVar("N", bound=nn.Module)
 FEWEST = 50  # groups
 MOST_HELD = 2048  # rows of a held-out part, of which all pairs are scored
 ABOUT_ZERO = 0.05  # nats
+CALIBRATION = 0.2  # standard deviation of the prior of scale and offset
 _SEEDING = threading.Lock()
 
 
@@ -103,11 +104,16 @@ class InformationReport:
 
     @property
     def control_is_zero(self) -> bool | None:
-        """Whether the control's lower bounds and estimates read at most 0.05 nats; None where it was not run."""
+        """Whether the control's lower bounds read at most 0.05 nats and its estimates lie within 0.05 of zero.
+
+        An interval that holds zero will do, too. None where the control was not run.
+        """
         if not self.control:
             return None
-        checked = [e for e in self.control if e.kind in ("lower bound", "estimate")]
-        return all(abs(e.value) <= ABOUT_ZERO or (e.ci95 is not None and e.ci95[0] <= 0 <= e.ci95[1]) for e in checked)
+        # A lower bound below zero is a bad critic, not dependence.
+        size = [(e, e.value if e.kind == "lower bound" else abs(e.value)) for e in self.control]
+        checked = [(e, value) for e, value in size if e.kind in ("lower bound", "estimate")]
+        return all(value <= ABOUT_ZERO or (e.ci95 is not None and e.ci95[0] <= 0 <= e.ci95[1]) for e, value in checked)
 
     def estimate(self, name: str) -> Estimate:
         """The estimate of this name."""
@@ -144,6 +150,7 @@ def estimate_information(
     settings = settings or FitSettings()
     numbers = _checked(x, y, groups)
     fold_of = _folds(numbers, settings.folds, np.random.default_rng(settings.seed))
+    _check_folds(numbers, fold_of)
     pairs = [(x, y)]
     if settings.control:
         generator = torch.Generator().manual_seed(settings.seed)
@@ -202,6 +209,13 @@ def _checked(x: Floats, y: Floats, groups: Sequence[str] | None) -> NDArray[np.i
     return names.astype(np.int64)
 
 
+def _check_folds(groups: NDArray[np.int64], fold_of: NDArray[np.int64]) -> None:
+    """Each fold needs rows of two groups, for negatives; it lacks them where one group holds most of the rows."""
+    if min(len(np.unique(groups[fold_of == fold])) for fold in np.unique(fold_of)) < 2:
+        got, do = f"one of {np.bincount(groups).max()} of {len(groups)}", "Use fewer folds, or leave some of its rows out"
+        raise DataError(message("--groups", "have no group with most of the rows", got, do=do))
+
+
 def _folds(groups: NDArray[np.int64], folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """(n,) the fold of each row: groups in random order, each to the fold that has the fewest rows."""
     sizes = np.bincount(groups)
@@ -255,12 +269,38 @@ class _Fit:
         features = (self.x.shape[1], self.y.shape[1])
         with self._seeded():
             made = ConcatCritic(*features, hidden=self.settings.hidden).to(self.x.device)
+            for parameter in made.output.parameters():  # where nothing is learned every score, and every estimate, is 0
+                torch.nn.init.zeros_(parameter)
 
         def gain(network: ConcatCritic, batch: Tensor) -> Tensor:
             scores = self._scores(network, batch)
             return jensen_shannon(scores.joint, scores.marginal, scores.negative)
 
-        return self._trained(made, rows, gain=gain, batch=self.settings.batch)
+        self._calibrate(made, self._trained(made, rows, gain=gain, batch=self.settings.batch))
+        return made
+
+    def _calibrate(self, critic: ConcatCritic, rows: Tensor) -> None:
+        """Platt scaling: the scale and offset of the scores that are best on rows which the critic was not trained on.
+
+        A normal prior around 1 and 0 keeps few rows from deciding much. Weight decay, averaging and early stopping shrink
+        scores; what reads their absolute size (DEMI, NWJ) suffers from it.
+        """
+        with torch.no_grad():
+            scores = self._scores(critic, rows)
+        scale, offset = (torch.tensor(value, device=rows.device, requires_grad=True) for value in (1.0, 0.0))
+        optimiser = torch.optim.LBFGS([scale, offset], max_iter=20, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            gain = jensen_shannon(scale * scores.joint + offset, scale * scores.marginal + offset, scores.negative)
+            value = ((scale - 1).square() + offset.square()) / (2 * CALIBRATION**2) - len(rows) * gain
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+        with torch.no_grad():
+            critic.output.weight.mul_(scale)
+            critic.output.bias.mul_(scale).add_(offset)
 
     def density(self, rows: NDArray[np.int64]) -> ConditionalGaussian:
         """q(y | x), fitted by likelihood to the same rows in the same way."""
@@ -271,7 +311,8 @@ class _Fit:
         def gain(network: ConditionalGaussian, batch: Tensor) -> Tensor:
             return network.log_density(self.x[batch], self.y[batch]).mean()
 
-        return self._trained(made, rows, gain=gain, batch=4 * self.settings.batch)  # without pairs a larger one costs nothing
+        self._trained(made, rows, gain=gain, batch=4 * self.settings.batch)  # without pairs a larger one costs nothing
+        return made
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
@@ -284,10 +325,11 @@ class _Fit:
         groups = self.groups[rows]
         return Scores.of_matrix(critic.all_pairs(self.x[rows], self.y[rows]), groups[:, None] != groups)
 
-    def _trained(self, network: N, rows: NDArray[np.int64], *, gain: Callable[[N, Tensor], Tensor], batch: int) -> N:
+    def _trained(self, network: N, rows: NDArray[np.int64], *, gain: Callable[[N, Tensor], Tensor], batch: int) -> Tensor:
         """Raises `gain` on batches of rows, with Adam.
 
-        What is kept is a moving average of the weights, when it had the best gain on rows that are not trained on.
+        What is kept is a moving average of the weights, when it had the best gain on rows that are not trained on; these rows
+        are handed back.
         """
         settings, generator = self.settings, torch.Generator().manual_seed(self.seed)
         train, check = self._parted(torch.from_numpy(rows), generator)
@@ -313,7 +355,7 @@ class _Fit:
                 if waited >= settings.patience:
                     break
         network.load_state_dict(kept)
-        return network
+        return check.to(self.x.device)
 
     def _parted(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows to train on, and those of a tenth of the groups (at most 1024 rows)."""
@@ -353,9 +395,11 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
 def _notes(found: InformationReport) -> list[str]:
     notes = []
     best = max(found.estimates, key=lambda e: e.value if e.kind == "lower bound" else -np.inf)
-    limit = ESTIMATORS["info_nce"].ceiling(int(np.exp(found.estimate("info_nce").ceiling or 0.0)))
+    limit = found.estimate("info_nce").ceiling
     if limit is not None and best.value > 0.8 * limit:
         notes.append(f"values near log K = {limit:.2f} cannot be certified from so few held-out pairs; more rows would tell")
     if found.control_is_zero is False:
-        notes.append("the shuffled control does not read zero: rows may depend on each other; name their groups")
+        above = max(e.value for e in found.control if e.kind in ("lower bound", "estimate")) > ABOUT_ZERO
+        why = "rows may depend on each other; name their groups" if above else "there are too few rows for a good critic"
+        notes.append(f"the shuffled control does not read zero: {why}")
     return notes

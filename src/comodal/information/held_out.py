@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 400
 FEWEST_GROUPS = 20  # held out in all, for an interval
+WIDEST = 600.0  # nats between scores of one row whose exponentials float64 can still add
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,10 @@ class Held:
         Returns:
             {estimator: (R,)}; NaN where a resample has no negatives.
         """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return self._read(weights)
+
+    def _read(self, weights: Floats) -> dict[str, Floats]:
         negative = self._negative()
         joint = np.diagonal(self.scores)
         total = weights.sum(1)
@@ -90,12 +95,16 @@ class Held:
 
 def _log_sums(scores: Floats, negative: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
     """Log of sums of w_j e^(S_ij) over the negatives of each row (R, K), and of w_i w_j e^(S_ij) over all (R,)."""
+    from scipy import special
+
     kept = np.where(negative, scores, -np.inf)
-    top = kept.max(1)
-    with np.errstate(divide="ignore"):
-        per_row = np.log(weights @ np.exp(kept - top[:, None]).T) + top
-    highest = per_row.max(1, keepdims=True)
-    return per_row, np.log((weights * np.exp(per_row - highest)).sum(1)) + highest[:, 0]
+    top = np.where(negative.any(1), kept.max(1), 0.0)
+    per_row = np.log(weights @ np.exp(kept - top[:, None]).T) + top
+    # Where a row's scores lie so far apart that the smaller vanish beside the largest, a resample may hold only the smaller.
+    for row in np.flatnonzero(top - np.where(negative, scores, np.inf).min(1) > WIDEST):
+        per_row[:, row] = special.logsumexp(kept[row], b=weights, axis=1)
+    drawn = np.where(weights > 0, per_row, -np.inf)
+    return per_row, special.logsumexp(drawn, b=np.where(weights > 0, weights, 1.0), axis=1)
 
 
 def _resampled(groups: NDArray[np.int64], generator: np.random.Generator) -> Floats:
