@@ -73,6 +73,11 @@ class Case:
     def name(self) -> str:
         return f"{self.family}, I = {self.truth:.3g}{self.about}"
 
+    @property
+    def settings(self) -> str:
+        """What a kept result must have been made with."""
+        return f"hidden {self.hidden}, {self.steps} steps, rate {self.rate:g}"
+
 
 def gaussian(n: int, generator: Generator, *, truth: float, dimensions: int, cubic: bool, shuffled: bool) -> Any:
     from comodal.information.closed import correlated_gaussians
@@ -104,17 +109,19 @@ def cases(small: bool) -> list[Case]:
     from comodal.information.discrete import Joint
 
     found = []
-    few, many = ((8, 20, 3e-3, 1), (8, 20, 1e-3, 1)) if small else ((64, 600, 3e-3, 3), (128, 2000, 7e-4, 2))
+    few, many = ((8, 20, 3e-3, 1), (8, 20, 1e-3, 1)) if small else ((64, 600, 3e-3, 3), (128, 2000, 7e-4, 1))
+    twice = (*many[:3], 1 if small else 2)  # where something is promised
     for dimensions, truths in ((1, (0.0, 0.5, 1.0, 2.0)), (2, (0.0, 0.5, 1.0, 2.0)), (20, (0.0, 2.0, 4.0, 6.0, 8.0, 10.0))):
         for truth in truths[: 2 if small else None]:
             draw = partial(gaussian, truth=truth, dimensions=dimensions, cubic=False, shuffled=False)
             plural = "s" if dimensions > 1 else ""
-            found.append(Case(f"Gaussian, {dimensions} dimension{plural}", truth, draw, *(many if dimensions == 20 else few)))
+            size = few if dimensions < 20 else twice if truth <= 2 else many
+            found.append(Case(f"Gaussian, {dimensions} dimension{plural}", truth, draw, *size))
     for truth in (2.0, 6.0)[: 1 if small else None]:
         draw = partial(gaussian, truth=truth, dimensions=20, cubic=True, shuffled=False)
         found.append(Case("Cubic transform, 20 dimensions", truth, draw, *many))
     draw = partial(gaussian, truth=2.0, dimensions=20, cubic=False, shuffled=True)
-    found.append(Case("Shuffled control, 20 dimensions", 0.0, draw, *many, about=" (pairs of I = 2, shuffled)"))
+    found.append(Case("Shuffled control, 20 dimensions", 0.0, draw, *twice, about=" (pairs of I = 2, shuffled)"))
     table = np.array(TABLE) / np.sum(TABLE)
     found.append(Case("Discrete table, 4 x 5", Joint(("x", "y"), table).information("x", "y"), discrete, *few))
     found.append(Case("Mixture of correlations .9 and -.9", crossed_information(0.9), crossed, *few))
@@ -140,7 +147,7 @@ def measure(unit: tuple[Case, str, int]) -> list[dict[str, Any]]:
         values = [batch[name] for batch in batches]
         value = statistics.fmean(values) if name == "info_nce" else held[name]
         rows.append({"case": case.name, "estimator": name, "seed": seed, "value": value, "spread": statistics.stdev(values)})
-        rows[-1] |= {"most": max(values), "cpu_seconds": time.process_time() - began}
+        rows[-1] |= {"settings": case.settings, "most": max(values), "cpu_seconds": time.process_time() - began}
     return rows
 
 
@@ -187,7 +194,9 @@ def readings(objective: str, scores: Any) -> dict[str, float]:
 
 def measured(units: Sequence[tuple[Case, str, int]], kept: Path) -> list[dict[str, Any]]:
     """All rows; what the file holds is not measured again."""
+    wanted = {(case.name, case.settings) for case, _, _ in units}
     rows = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+    rows = [row for row in rows if (row["case"], row["settings"]) in wanted]
     done = {(row["case"], row["estimator"], row["seed"]) for row in rows}
     left = [unit for unit in units if (unit[0].name, READINGS[unit[1]][0], unit[2]) not in done]
     left.sort(key=lambda unit: -unit[0].steps * unit[0].hidden)  # the long ones first, so that both processes end together
@@ -320,10 +329,12 @@ def panels(top: Axes, bottom: Axes, own: Sequence[Case], found: dict[tuple[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="next to no training, to see that it runs; writes no page")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of information.md and images/")
-    parser.add_argument("--kept", type=Path, default=ROOT / "build" / "information.json", help="what is done already")
+    parser.add_argument("--small", action="store_true", help="next to no training, to see that it runs; in ./build")
+    parser.add_argument("--out", type=Path, help="folder of information.md and images/, docs by default")
+    parser.add_argument("--kept", type=Path, help="what is done already; a file in ./build by default")
     given = parser.parse_args()
+    given.out = given.out or (ROOT / "build" / "small" if given.small else ROOT / "docs")
+    given.kept = given.kept or ROOT / "build" / f"information{'-small' if given.small else ''}.json"
     which = cases(given.small)
     units = [(case, objective, seed) for case in which for objective in OBJECTIVES for seed in range(case.seeds)]
     began = time.monotonic()
