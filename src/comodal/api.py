@@ -17,7 +17,8 @@ from comodal.errors import ConfigError, UserError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
 from comodal.inference.writing import Written
-from comodal.information.fit import FitSettings, InformationReport
+from comodal.information.fit import InformationReport
+from comodal.information.fold import FitSettings
 from comodal.run import Run
 from comodal.study.evaluating import evaluate_run
 from comodal.study.information import Array, compare

@@ -375,7 +375,9 @@ def test_the_temperature_has_a_floor() -> None:
     assert all(tensor.grad is not None and bool(tensor.grad.isfinite().all()) for tensor in (x, y, *critic.parameters()))
     critic.zero_grad()
     critic.temperature.backward()
-    assert critic.log_temperature.grad is not None and float(critic.log_temperature.grad) > 0  # it can rise again
+    gradient = critic.log_temperature.grad
+    assert gradient is not None
+    assert float(gradient) > 0  # it can rise again
 
 
 def test_the_lowest_temperature_allowed_still_learns() -> None:

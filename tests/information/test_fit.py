@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from comodal.errors import DataError, TrainingFailed
-from comodal.information import fit
+from comodal.information import fit, fold
 from comodal.information.conditional import ConditionalGaussian
 from comodal.information.critics import ConcatCritic
 from comodal.information.estimators import ESTIMATORS, Estimate
-from comodal.information.fit import FitSettings, InformationReport, estimate_information
+from comodal.information.fit import InformationReport, estimate_information
+from comodal.information.fold import FitSettings
 
 Floats = NDArray[np.float64]
 LOWER = ("dv", "nwj", "info_nce")
@@ -106,7 +107,7 @@ def test_without_upper_bounds_and_without_control() -> None:
 
 def test_large_folds_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = estimate_information(*pairs(), settings=settings())
-    monkeypatch.setattr(fit, "MOST_HELD", 60)
+    monkeypatch.setattr(fold, "MOST_HELD", 60)
     parts = estimate_information(*pairs(), settings=settings())
     assert parts.n == 400 and all(estimate.n == 400 for estimate in parts.estimates)
     assert parts.estimate("info_nce").ceiling == pytest.approx(np.log(50)), "200 rows of a fold in four parts"
@@ -170,7 +171,7 @@ def test_folds_are_whole_groups_and_balanced(folds: int) -> None:
 def fitted_on(x: Floats, y: Floats, monkeypatch: pytest.MonkeyPatch, *, scaling: Literal["rank", "standard"]) -> list[Tensor]:
     """Weights of the critic and of q for the first of two folds."""
     kept: list[Tensor] = []
-    plain = fit._Fit.read
+    plain = fold._Fit.read
 
     def spy(self: Any, rows: Any, *, critic: ConcatCritic, density: ConditionalGaussian | None, names: Any) -> Any:
         assert density is not None
@@ -180,8 +181,8 @@ def fitted_on(x: Floats, y: Floats, monkeypatch: pytest.MonkeyPatch, *, scaling:
     numbers = np.arange(len(x)) // 2
     fold_of = fit._folds(numbers, 2, np.random.default_rng(0))
     with monkeypatch.context() as patch:
-        patch.setattr(fit._Fit, "read", spy)
-        fit._Fold(x, y, numbers, fold_of, 0, settings(upper=True, steps=60, scaling=scaling), "cpu").run()
+        patch.setattr(fold._Fit, "read", spy)
+        fold.Fold(x, y, numbers, fold_of, 0, settings(upper=True, steps=60, scaling=scaling), "cpu").run()
     return kept
 
 
@@ -202,7 +203,7 @@ def test_held_out_rows_do_not_touch_what_is_fitted(
 
 def test_rows_that_say_when_to_stop_are_of_other_groups_than_those_trained_on() -> None:
     groups = torch.arange(400) // 4
-    made = fit._Fit(torch.zeros(400, 1), torch.zeros(400, 1), groups, settings=settings(), seed=0)
+    made = fold._Fit(torch.zeros(400, 1), torch.zeros(400, 1), groups, settings=settings(), seed=0)
     rows = torch.arange(0, 400, 2)
     train, check = made._parted(rows, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat([train, check]).sort().values, rows)
@@ -226,13 +227,13 @@ def test_copies_of_rows_are_found_out_by_groups(seed: int) -> None:
 
 def test_the_control_pairs_rows_of_different_groups_and_keeps_both_margins(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[Any] = []
-    plain = fit._Fold.run
+    plain = fold.Fold.run
 
     def spy(self: Any) -> Any:
         jobs.append(self)
         return plain(self)
 
-    monkeypatch.setattr(fit._Fold, "run", spy)
+    monkeypatch.setattr(fold.Fold, "run", spy)
     x, y = pairs(200)
     groups = np.arange(200) // 4
     estimate_information(x, y, [str(group) for group in groups], settings=settings(control=True, steps=2))
@@ -266,8 +267,8 @@ def trained(gains: list[float], monkeypatch: pytest.MonkeyPatch, **changed: Any)
         count += 1
         return next(asked)
 
-    monkeypatch.setattr(fit._Fit, "_check", check)
-    made = fit._Fit(torch.zeros(100, 1), torch.zeros(100, 1), torch.arange(100), settings=settings(**changed), seed=0)
+    monkeypatch.setattr(fold._Fit, "_check", check)
+    made = fold._Fit(torch.zeros(100, 1), torch.zeros(100, 1), torch.arange(100), settings=settings(**changed), seed=0)
     network = Constant()
     held = made._trained(network, np.arange(100), gain=lambda module, _: module.weight, batch=45)
     assert 0 < len(held) < 100

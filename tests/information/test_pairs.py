@@ -21,6 +21,7 @@ from comodal.information.pairs import (
     contrast,
     cyclic_shift,
     derangement,
+    draw_locations,
     group_numbers,
     same_group,
     sample_locations,
@@ -223,7 +224,7 @@ def test_unequal_locations_cannot_be_aligned(of_x: tuple[int, ...], of_y: tuple[
 def test_a_group_for_every_item() -> None:
     with pytest.raises(ConfigError) as error:
         contrast(Toy(), features(4, X), features(4, Y), groups=(torch.zeros(4), torch.zeros(3)))
-    text = "groups must have one entry per item (4, 4); got (3, 3). Give the group of every item of the batch."
+    text = "groups must have one entry per item (4); got 3. Give the group of every item of the batch."
     assert str(error.value) == text
 
 
@@ -411,20 +412,27 @@ def test_locations_are_drawn_from_their_case(shared: bool, count: int) -> None:
     cases, locations = 20, 6
     maps = torch.arange(cases * locations, dtype=torch.float64).view(cases, locations, 1) * torch.tensor([1.0, -1.0]).double()
     maps.requires_grad_()
-    drawn = sample_locations(maps, count, shared=shared, generator=seeded(0))
+    drawn = sample_locations(maps, draw_locations(cases, locations, count, shared=shared, generator=seeded(0)))
     assert drawn.shape == (cases, count, 2) and drawn[..., 0].equal(-drawn[..., 1])
     place = drawn[..., 0].detach() - locations * torch.arange(cases)[:, None]
     assert bool(((place >= 0) & (place < locations)).all())
     assert place.eq(place[:1]).all() == shared
-    assert sample_locations(maps, count, shared=shared, generator=seeded(0)).equal(drawn)
+    assert sample_locations(maps, draw_locations(cases, locations, count, shared=shared, generator=seeded(0))).equal(drawn)
     drawn.sum().backward()
     assert maps.grad is not None
     times = torch.stack([torch.bincount(row.long(), minlength=locations) for row in place]).double()
     assert maps.grad.equal(times[..., None].expand_as(maps))  # one for each time that it was drawn, exactly 0 elsewhere
 
 
+def test_two_maps_at_one_draw_stay_position_by_position() -> None:
+    maps = torch.arange(12.0).view(2, 6, 1)
+    drawn = draw_locations(2, 6, 4, shared=True, generator=seeded(0))
+    x, y = sample_locations(maps, drawn), sample_locations(-maps, drawn)
+    assert x.equal(-y) and bool((x[1] - x[0] == 6).all())
+
+
 def test_all_locations_occur() -> None:
-    drawn = sample_locations(torch.arange(5.0).view(1, 5, 1), 500, generator=seeded(0))
+    drawn = sample_locations(torch.arange(5.0).view(1, 5, 1), draw_locations(1, 5, 500, generator=seeded(0)))
     counts = torch.bincount(drawn.flatten().long(), minlength=5)
     assert counts.shape == (5,) and bool(((counts > 60) & (counts < 140)).all())
 

@@ -288,9 +288,17 @@ def test_without_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, froze
 
 def test_a_second_derivative_is_refused() -> None:
     given = direct((1, 3, 4, 5, 6))
-    (gradient,) = torch.autograd.grad(scored(given).square().sum(), given["x"], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    for scores in (scored(given).square(), scored(given)):  # also where the upstream gradient is a constant
+        with pytest.raises(RuntimeError, match="differentiated once"):
+            torch.autograd.grad(scores.sum(), given["x"], create_graph=True)
+
+
+def test_projections_of_any_strides() -> None:
+    given = direct((1, 3, 4, 5, 6))
+    plain = scored(given)
+    given["x"] = given["x"].detach().transpose(1, 2).contiguous().transpose(1, 2)
+    given["y"] = given["y"].detach().transpose(0, 1).contiguous().transpose(0, 1)
+    assert scored(given).equal(plain)
 
 
 def test_upstream_gradients_of_any_strides() -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from comodal import api
 from comodal.errors import ConfigError, DataError
 from comodal.information import fit
-from comodal.information.fit import FitSettings, InformationReport
+from comodal.information.fit import InformationReport
+from comodal.information.fold import FitSettings
 from comodal.study import information
 from comodal.study.information import compare
 from comodal.training.events import Event, Progress
@@ -20,13 +21,14 @@ from comodal.training.events import Event, Progress
 Array = NDArray[Any]
 CHEAP = FitSettings(folds=2, hidden=(16, 16), steps=60, rate=1e-2, averaging=0.9, upper=False, control=False)
 N = 120
-MEANT = "Did you mean colour? Known: a, b, case, colour, site."
+MEANT = "Did you mean colour? Known: a, b, c, case, colour, site."
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    monkeypatch.setattr(fit, "FEW", 0)  # no note about the few rows of these tests
     yield
     torch.set_num_threads(before)
 
@@ -63,7 +65,7 @@ def two_tables(folder: Path) -> tuple[Path, Path]:
     order = np.random.default_rng(1).permutation(N)
     first = write_csv(folder / "x.csv", {"case": ids, "a": x[:, 0].tolist(), "b": x[:, 1].tolist()})
     second = {
-        "a": y[order, 0].tolist(),
+        "c": y[order, 0].tolist(),
         "case": [ids[row] for row in order],
         "colour": np.where(y[order, 1] > 0, "red", "blue").tolist(),
         "site": [1] * N,
@@ -117,7 +119,7 @@ def test_rows_are_matched_by_id_and_what_was_noticed_is_told(tmp_path: Path, giv
 def test_notes_of_reading_come_before_those_of_the_fit(tmp_path: Path) -> None:
     x, _ = pairs()
     np.save(tmp_path / "x.npy", np.column_stack([x, np.ones(N)]))
-    chosen = CHEAP.model_copy(update={"steps": 400, "hidden": (32, 32)})
+    chosen = CHEAP.model_copy(update={"steps": 400, "hidden": (32, 32), "weight_decay": 0.1})
     found = compare(tmp_path / "x.npy", x + 1e-4 * pairs()[1], settings=chosen)
     assert found.notes[0] == "X: 1 constant column left out: x2"
     assert found.notes[1].startswith("values near log K") and len(found.notes) == 2
@@ -155,7 +157,7 @@ def test_progress_is_told_as_events() -> None:
     [
         (
             {"id_column": "cas"},
-            "--id must name columns of the CSV files; got 'cas'. Did you mean case? Known: a, b, case, colour, site.",
+            "--id must name columns of the CSV files; got 'cas'. Did you mean case? Known: a, b, c, case, colour, site.",
         ),
         (
             {"id_column": "case", "categories": ["colour", "coluor"]},
@@ -208,3 +210,18 @@ def test_labels_of_another_number(groups: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         compare(*pairs(), groups=groups, settings=CHEAP)
     assert str(caught.value) == f"--groups must have one entry per row ({N}); got {len(groups)}. Check the file."
+
+
+def test_a_column_that_both_have_is_no_feature(tmp_path: Path) -> None:
+    """An id that stands in both tables and is taken for a feature would be found as information."""
+    first, second = two_tables(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        compare(first, second, categories=["colour"], settings=CHEAP)
+    do = "Give --id case to match the rows by it, or rename one of them"
+    assert str(caught.value) == f"X and Y must have columns of different names; got 'case' in both. {do}."
+
+
+def test_lists_and_tensors_are_arrays() -> None:
+    x, y = pairs()
+    given: Any = (x.tolist(), torch.from_numpy(y))
+    assert compare(*given, settings=CHEAP) == compare(x, y, settings=CHEAP)

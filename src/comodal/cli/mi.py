@@ -66,9 +66,9 @@ def _settings(*, scaling: str, folds: int, seed: int, control: bool) -> Any:
         raise ConfigError(message("--scaling", "be rank or standard", repr(scaling), do="Use rank unless in doubt about ties"))
     if not 2 <= folds <= 20:
         raise ConfigError(message("--folds", "lie between 2 and 20", folds, do="Use 5"))
-    if seed < 0:
-        raise ConfigError(message("--seed", "be at least 0", seed, do="Use 0"))
-    from comodal.information.fit import FitSettings
+    if not 0 <= seed < 2**31:
+        raise ConfigError(message("--seed", "lie between 0 and 2^31 - 1", seed, do="Use 0"))
+    from comodal.information.fold import FitSettings
 
     kind: Literal["rank", "standard"] = "rank" if scaling == "rank" else "standard"
     return FitSettings(scaling=kind, folds=folds, seed=seed, control=control)
@@ -86,12 +86,12 @@ def _document(found: InformationReport) -> dict[str, Any]:
 
 
 def _shown(found: InformationReport) -> list[Any]:
-    bound = found.estimate("dv")
+    bound = found.estimate("info_nce")  # its sample value never exceeds what the rows can vouch for
     rows = f"{found.n} pairs" + (f" in {found.groups} groups" if found.groups != found.n else "")
     low = bound.ci95[0] if bound.ci95 else bound.value
     told = (
-        f"X and Y share at least about {bound.value:.2f} nats ({bound.value / math.log(2):.2f} bits): {bound}."
-        if low > 0
+        f"X and Y share at least about {low:.2f} nats ({low / math.log(2):.2f} bits), the lower end of {bound}."
+        if low > 0.005
         else f"No information was found; that is not a proof that there is none: {bound}."
     )
     what = "groups" if found.groups != found.n else "rows"
@@ -104,7 +104,8 @@ def _about_control(found: InformationReport) -> str:
     if not found.control:
         return "The shuffled control was not run."
     verdict = "reads zero, as it must" if found.control_is_zero else "does NOT read zero"
-    return f"The control, with the rows of Y shuffled, {verdict} (Jensen-Shannon's zero is -2 log 2 = -1.386)."
+    alike = "" if found.groups != found.n else " It cannot see whether rows depend on each other: name patients with --groups."
+    return f"The control, with the rows of Y shuffled, {verdict} (Jensen-Shannon's zero is -2 log 2 = -1.386).{alike}"
 
 
 def _rows(found: InformationReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -257,6 +257,8 @@ def _check_unicode(array: NDArray[Any]) -> None:
 
 def _csv_rows(given: ArraySource, id_column: str | None, categories: Sequence[str]) -> Rows:
     columns, lines = read_table(given.path)
+    if all(_NUMBER.fullmatch(name) for name in columns):
+        raise given.error("have a line of column names", "numbers in its first row", do="Name the columns")
     ids = None if id_column is None else _ids(given, columns, lines, id_column)
     columns = [name for name in columns if name != id_column]
     for name in categories:

@@ -49,6 +49,11 @@ class ConditionalGaussian(nn.Module):
     def all_pairs(self, x: Tensor, y: Tensor) -> Tensor:
         """Log q(y_j | x_i) (A, C) of all pairs, by products of matrices: no tensor of size A C D'."""
         mean, log_variance = self(x)
+        with torch.autocast(x.device.type, enabled=False):  # an expanded square needs all its digits
+            return self._expanded(mean, log_variance, y.to(torch.promote_types(y.dtype, torch.float32)))
+
+    def _expanded(self, mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
+        mean, log_variance = mean.to(y.dtype), log_variance.to(y.dtype)
         precision = torch.exp(-log_variance)
         squares = precision @ y.square().t() - 2 * (precision * mean) @ y.t() + (precision * mean.square()).sum(-1)[:, None]
         constant = log_variance.sum(-1)[:, None] + y.shape[-1] * math.log(2 * math.pi)

@@ -313,7 +313,8 @@ class ResidualHead(nn.Module):
 class EncodeAndDotCritic(Critic):
     """DIM's encode-and-dot: a residual head for each side and a dot product, Hjelm et al. (2019).
 
-    The batch norm in the heads couples the items of a batch: hand over present ones only.
+    The batch norm in the heads couples the items of a batch: hand over present ones only, at least two. Under several processes
+    it is that of each process, not of the global batch.
 
     Args:
         x_features: D of x.

@@ -22,6 +22,21 @@ WIDEST = 600.0  # nats between scores of one row whose exponentials float64 can 
 
 
 @dataclass(frozen=True, eq=False)
+class Drawn:
+    """What remains of one held-out part once it has been read.
+
+    Attributes:
+        values: {estimator: (1 + R,)}, first the estimate, then its resamples.
+        groups: (K,) number of each row's group.
+        ceiling: See `Held`.
+    """
+
+    values: dict[str, Floats]
+    groups: NDArray[np.int64]
+    ceiling: float
+
+
+@dataclass(frozen=True, eq=False)
 class Held:
     """Scores of one held-out part.
 
@@ -38,9 +53,13 @@ class Held:
     clip: float
 
     @property
-    def candidates(self) -> int:
-        """K of the row with the most negatives, the positive included."""
-        return 1 + int(self._negative().sum(1).max())
+    def ceiling(self) -> float:
+        """Mean over rows of log K, K candidates of the row, the positive included: what InfoNCE can read at most."""
+        return float(np.log1p(self._negative().sum(1)).mean())
+
+    def drawn(self, generator: np.random.Generator) -> Drawn:
+        """Every estimate, and bootstrap resamples of it, in a few kilobytes."""
+        return Drawn(self.read(_resampled(self.groups, generator)), self.groups, self.ceiling)
 
     def _negative(self) -> NDArray[np.bool_]:
         others: NDArray[np.bool_] = self.groups[:, None] != self.groups
@@ -53,7 +72,8 @@ class Held:
             weights: (R, K) how often each row counts.
 
         Returns:
-            {estimator: (R,)}; NaN where a resample has no negatives.
+            {estimator: (R,)}; NaN where a resample has no negatives. What is a mean over rows (InfoNCE, leave-one-out) keeps
+            the candidates of each row: a row's copies are no negatives of it, so that fewer would compete in a resample.
         """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return self._read(weights)
@@ -64,15 +84,15 @@ class Held:
         total = weights.sum(1)
         mean = weights @ joint / total
         pairs = np.einsum("rk,rk->r", weights @ negative, weights)
-        per_row, overall = _log_sums(self.scores, negative, weights)
-        log_mean = overall - np.log(pairs)
+        log_mean = _log_sums(self.scores, negative, weights)[1] - np.log(pairs)
         clipped = _log_sums(self.scores.clip(-self.clip, self.clip), negative, weights)[1] - np.log(pairs)
-        with_own = np.logaddexp(per_row, joint)  # (R, K) log-sum-exp of a row's candidates
-        contrast = joint - with_own + np.log1p(weights @ negative)
+        every = np.ones((1, len(joint)))
+        others = _log_sums(self.scores, negative, every)[0][0]  # (K,)
+        contrast = joint - np.logaddexp(others, joint) + np.log1p(negative.sum(1))
         values = {
             "dv": mean - log_mean,
             "nwj": 1 + mean - np.exp(log_mean),
-            "info_nce": (weights * contrast).sum(1) / total,
+            "info_nce": weights @ contrast / total,
             "smile": mean - clipped,
             "demi": mean,
             "jsd": -(weights @ np.logaddexp(0, -joint)) / total - self._mean_softplus(negative, weights, pairs),
@@ -89,8 +109,9 @@ class Held:
         own, total = np.diagonal(self.densities), weights.sum(1)
         mean = weights @ own / total
         others = np.einsum("rk,rk->r", weights @ np.where(negative, self.densities, 0.0), weights) / pairs
-        per_row = _log_sums(self.densities.T, negative, weights)[0] - np.log(weights @ negative)
-        return {"club": mean - others, "leave_one_out": (weights * (own - per_row)).sum(1) / total}
+        every = np.ones((1, len(own)))
+        per_row = _log_sums(self.densities.T, negative, every)[0][0] - np.log(negative.sum(1))  # (K,)
+        return {"club": mean - others, "leave_one_out": weights @ (own - per_row) / total}
 
 
 def _log_sums(scores: Floats, negative: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
@@ -116,30 +137,27 @@ def _resampled(groups: NDArray[np.int64], generator: np.random.Generator) -> Flo
     return np.concatenate([np.ones((1, len(groups))), counts[:, numbers].astype(float)])
 
 
-def combined(parts: Sequence[Held], *, seed: int) -> tuple[Estimate, ...]:
+def combined(parts: Sequence[Drawn]) -> tuple[Estimate, ...]:
     """The mean over held-out parts, weighted by their rows, with percentile bootstrap intervals.
 
     Args:
         parts: Folds, or pieces of them.
-        seed: Of the resampling.
 
     Returns:
         One estimate for each that was read, in the order of ESTIMATORS. No interval where fewer than 20 groups were held out.
     """
-    generator = np.random.default_rng(seed)
     rows = np.array([len(part.groups) for part in parts])
-    read = [part.read(_resampled(part.groups, generator)) for part in parts]
     groups = len(np.unique(np.concatenate([part.groups for part in parts])))
-    candidates = min(part.candidates for part in parts)
+    log_k = float(np.average([part.ceiling for part in parts], weights=rows))
     found = []
     for name, kind in ESTIMATORS.items():
-        if name not in read[0]:
+        if name not in parts[0].values:
             continue
-        drawn = np.average([values[name] for values in read], axis=0, weights=rows)
+        drawn = np.average([part.values[name] for part in parts], axis=0, weights=rows)
         spread = drawn[1:][np.isfinite(drawn[1:])]
         enough = groups >= FEWEST_GROUPS and len(spread) > RESAMPLES // 2
         low, high = np.percentile(spread, (2.5, 97.5)) if enough else (0.0, 0.0)
         ci95 = (float(low), float(high)) if enough else None
-        value, limit = float(drawn[0]), kind.ceiling(candidates)
-        found.append(Estimate(name, kind.kind, value, ci95, ceiling=limit, bias=kind.bias, n=int(rows.sum())))
+        limit = log_k if kind.limited else kind.ceiling(1)
+        found.append(Estimate(name, kind.kind, float(drawn[0]), ci95, ceiling=limit, bias=kind.bias, n=int(rows.sum())))
     return tuple(found)

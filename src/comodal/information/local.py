@@ -14,7 +14,7 @@ from torch import Tensor
 
 from comodal.errors import ConfigError, message
 from comodal.information.critics import Critic
-from comodal.information.pairs import Exchange, Scores, same_group
+from comodal.information.pairs import Exchange, Scores, on_device, same_group
 
 SelectBy = Literal["estimate", "score"]
 
@@ -52,7 +52,7 @@ def maximum_over_regions(
         critic: Scores features of a region and of a sentence.
         regions: (B, N, D).
         sentences: (S, D'): one or several for each image, in any order.
-        owner: (S,) int64, the image of each sentence.
+        owner: (S,) integers, the image of each sentence.
         groups: Groupings, each (S,): sentences of one group (same study, same text) are never negatives of each other.
         select_by: "estimate": the region whose score most exceeds those with its negatives, log-sum-exp over them;
             "score": the region with the highest score itself, which costs far less and is the same where the negatives of a
@@ -64,7 +64,9 @@ def maximum_over_regions(
     Raises:
         ConfigError: `owner` does not name an image of the batch for each sentence, or `select_by` is unknown.
     """
+    owner = owner.to(sentences.device, torch.int64)
     _check(owner, regions, sentences)
+    groups = on_device(groups, sentences)
     if select_by not in ("estimate", "score"):
         raise ConfigError(message("select_by", "be estimate or score", repr(select_by), do="Use estimate"))
     exchange = Exchange.of(sentences)

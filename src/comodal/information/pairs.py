@@ -136,26 +136,56 @@ def derangement(count: int, *, groups: Tensor | None = None, generator: torch.Ge
     return partners
 
 
-def sample_locations(features: Tensor, count: int, *, shared: bool = False, generator: torch.Generator | None = None) -> Tensor:
-    """A few locations of each case, drawn with replacement as in DIM, before pairs are made: fewer pairs, less memory.
+def draw_locations(
+    batch: int, locations: int, count: int, *, shared: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws a few locations of each case, with replacement as in DIM. For `sample_locations`, of several features alike.
 
     Args:
-        features: (B, N, D).
+        batch: B.
+        locations: N.
         count: How many to draw.
-        shared: One draw for all cases, for features that are compared position by position.
+        shared: One draw for all cases, for features that are compared position by position across cases.
         generator: Of the random numbers; None: torch's own.
 
     Returns:
-        (B, count, D), with gradient to the chosen ones.
+        (B, count) int64.
     """
-    batch, locations = features.shape[:2]
-    drawn = torch.randint(locations, (1 if shared else batch, count), generator=generator).to(features.device)
-    return features.gather(1, drawn.expand(batch, -1)[..., None].expand(-1, -1, features.shape[-1]))
+    return torch.randint(locations, (1 if shared else batch, count), generator=generator).expand(batch, -1)
+
+
+def sample_locations(features: Tensor, drawn: Tensor) -> Tensor:
+    """Features at a few locations, before pairs are made: fewer pairs, less memory.
+
+    Maps that are compared position by position (`aligned`) take one draw, shared by all cases and by both maps.
+
+    Args:
+        features: (B, N, D).
+        drawn: (B, count), see `draw_locations`.
+
+    Returns:
+        (B, count, D), with gradient to the chosen ones.
+
+    >>> x, y = torch.arange(6.0).view(1, 6, 1), torch.arange(6.0).view(1, 6, 1)
+    >>> drawn = draw_locations(1, 6, 3, shared=True)
+    >>> bool((sample_locations(x, drawn) == sample_locations(y, drawn)).all())
+    True
+    """
+    return features.gather(1, drawn.to(features.device)[..., None].expand(-1, -1, features.shape[-1]))
 
 
 def tokens(maps: Tensor) -> Tensor:
     """Maps (B, C, *spatial) as local features (B, N, C)."""
     return maps.flatten(2).transpose(1, 2)
+
+
+def on_device(groups: Sequence[Tensor], items: Tensor) -> list[Tensor]:
+    """Groupings beside the items that they group, one entry for each."""
+    for group in groups:
+        if len(group) != len(items):
+            rule, do = f"have one entry per item ({len(items)})", "Give the group of every item of the batch"
+            raise ConfigError(message("groups", rule, len(group), do=do))
+    return [group.to(items.device) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -240,6 +270,7 @@ def contrast(
     if aligned and (len(locations) != 2 or locations[0] != locations[1]):
         rule, do = "have the same locations to be compared position by position", "Leave out `aligned`"
         raise ConfigError(message("x and y", rule, f"{tuple(x.shape)} and {tuple(y.shape)}", do=do))
+    groups = on_device(groups, x)  # before the processes begin to wait for each other
     if negatives != "all":
         return _one_each(critic, x, y, groups=groups, aligned=aligned, negatives=negatives, generator=generator)
     exchange = Exchange.of(x)

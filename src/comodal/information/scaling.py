@@ -18,10 +18,12 @@ class Scaler:
     Attributes:
         knots: For each feature, increasing values seen in the training rows.
         scaled: For each feature, what they are mapped to.
+        kind: See `fit`.
     """
 
     knots: tuple[Floats, ...]
     scaled: tuple[Floats, ...]
+    kind: Literal["rank", "standard"]
 
     @staticmethod
     def fit(values: Floats, kind: Literal["rank", "standard"]) -> Scaler:
@@ -32,17 +34,16 @@ class Scaler:
             kind: "rank": normal quantiles of the (average) rank; "standard": mean 0, deviation 1.
 
         Returns:
-            The scaler; values between knots are interpolated, those beyond go on along a straight line.
+            The scaler; values between knots are interpolated. Beyond them "standard" goes on along the line, "rank" along a
+            logarithm, so that no outlier lies far out.
         """
         pairs = [_ranked(column) if kind == "rank" else _standard(column) for column in values.T]
-        return Scaler(tuple(knots for knots, _ in pairs), tuple(scaled for _, scaled in pairs))
+        return Scaler(tuple(knots for knots, _ in pairs), tuple(scaled for _, scaled in pairs), kind)
 
     def __call__(self, values: Floats) -> Floats:
         """(n, F) to (n, F)."""
-        columns = [
-            _interpolated(column, knots, scaled)
-            for column, knots, scaled in zip(values.T, self.knots, self.scaled, strict=True)
-        ]
+        features = zip(values.T, self.knots, self.scaled, strict=True)
+        columns = [_interpolated(column, knots, scaled, self.kind) for column, knots, scaled in features]
         return np.stack(columns, axis=1)
 
 
@@ -64,10 +65,10 @@ def _ranked(column: Floats) -> tuple[Floats, Floats]:
     return knots, centred / np.sqrt(np.average(centred**2, weights=counts))
 
 
-def _interpolated(column: Floats, knots: Floats, scaled: Floats) -> Floats:
-    """Piecewise linear; beyond the knots with the slope of the whole range, so that no two values fall together."""
+def _interpolated(column: Floats, knots: Floats, scaled: Floats, kind: Literal["rank", "standard"]) -> Floats:
+    """Piecewise linear; beyond the knots it goes on so that no two values fall together."""
     slope = (scaled[-1] - scaled[0]) / (knots[-1] - knots[0])
     inside = np.interp(column, knots, scaled)
-    beyond = np.minimum(column - knots[0], 0.0) + np.maximum(column - knots[-1], 0.0)
-    values: Floats = inside + slope * beyond
+    above, below = slope * np.maximum(column - knots[-1], 0.0), slope * np.maximum(knots[0] - column, 0.0)
+    values: Floats = inside + (np.log1p(above) - np.log1p(below) if kind == "rank" else above - below)
     return values

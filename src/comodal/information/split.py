@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 MIB = 1024**2
@@ -97,8 +96,9 @@ class _ReluPairs(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: a second derivative would silently be incomplete
+            raise RuntimeError("relu_pairs can be differentiated once; for a gradient penalty score pairs by critic(x, y).")
         x, y, weight, bias, last, signs = ctx.saved_tensors
         wide = torch.promote_types(weight.dtype, torch.float32)
         grad_x, grad_y = (torch.zeros(t.shape, dtype=wide, device=t.device) for t in (x, y))
@@ -126,7 +126,7 @@ class _ReluPairs(torch.autograd.Function):
 def _first_layer(x: Tensor, y: Tensor, block: Block) -> Tensor:
     """(pairs, H) relu(x + y) of one block."""
     place, row, column = block
-    return (x[place, row, None] + y[place, None, column]).relu_().view(-1, x.shape[-1])
+    return (x[place, row, None] + y[place, None, column]).relu_().reshape(-1, x.shape[-1])
 
 
 def _packed(signs: Tensor) -> Tensor:

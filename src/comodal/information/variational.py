@@ -53,5 +53,6 @@ def draw(mean: Tensor, log_variance: Tensor, *, generator: torch.Generator | Non
     Returns:
         Of that shape.
     """
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + noise * torch.exp(0.5 * log_variance)
+    where = mean.device if generator is None else generator.device
+    noise = torch.randn(mean.shape, generator=generator, device=where, dtype=mean.dtype)
+    return mean + noise.to(mean.device) * torch.exp(0.5 * log_variance)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from comodal.data.arrays import Rows, columns_of, matched, read_groups, read_rows
 from comodal.errors import ConfigError, DataError, message, nearest
-from comodal.information.fit import FitSettings, InformationReport, estimate_information
+from comodal.information.fit import InformationReport, estimate_information
+from comodal.information.fold import FitSettings
 from comodal.study.evaluating import pick_device
 from comodal.training.events import Clock, Emit, Progress, silent
 
@@ -67,18 +68,24 @@ def compare(
 
 def _check_names(sources: Sequence[Path | str | Array], id_column: str | None, categories: Sequence[str]) -> None:
     """Names of columns that no source has are mistakes."""
-    known = sorted({name for source in sources if not isinstance(source, np.ndarray) for name in columns_of(source)})
+    first, second = (columns_of(source) if isinstance(source, Path | str) else () for source in sources)
+    known = sorted({*first, *second})
     for option, names in (("--id", [id_column] if id_column else []), ("--categories", categories)):
         for name in names:
             if name not in known:
                 raise ConfigError(message(option, "name columns of the CSV files", repr(name), do=nearest(name, known)))
+    both = [name for name in first if name in second and name != id_column]
+    if both:
+        do = f"Give --id {both[0]} to match the rows by it, or rename one of them"
+        raise ConfigError(message("X and Y", "have columns of different names", f"{both[0]!r} in both", do=do))
 
 
 def _rows(source: Path | str | Array, owner: str, id_column: str | None, categories: Sequence[str]) -> Rows:
-    if not isinstance(source, np.ndarray):
+    if isinstance(source, Path | str):
         there = columns_of(source)
         own_id = id_column if id_column in there else None
         return read_rows(source, owner=owner, id_column=own_id, categories=[name for name in categories if name in there])
+    source = np.asarray(source)  # a list, or a tensor on the CPU
     if source.dtype.kind not in "biuf" or source.ndim not in (1, 2):
         rule, got = "be an array of numbers, (n,) or (n, d)", f"{source.dtype} of shape {source.shape}"
         raise DataError(message(owner, rule, got, do="Flatten or pool it to one row of features per case"))
