@@ -66,7 +66,7 @@ class FitSettings(BaseModel):
     hidden: tuple[int, int] = (64, 64)
     batch: int = Field(64, ge=2)
     rate: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(3.0, ge=0)
+    weight_decay: float = Field(1.0, ge=0)
     averaging: float = Field(0.98, ge=0, lt=1)
     epochs: int = Field(60, ge=1)
     steps: int = Field(4000, ge=1)
