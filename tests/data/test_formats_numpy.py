@@ -295,6 +295,7 @@ def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "z.npz", a=MATRIX)
     rng = np.random.default_rng(0)
     for path, content in ((tmp_path / "x.npz", (tmp_path / "z.npz").read_bytes()), (tmp_path / "x.npy", npy(MATRIX))):
+        refused = 0
         for _ in range(300):
             damaged = bytearray(content)
             for place in rng.integers(0, len(content), size=2):
@@ -303,4 +304,5 @@ def test_no_damage_escapes_as_another_error(tmp_path: Path) -> None:
             try:
                 read_array(ArraySource("X", path), kinds="biufSU")
             except UserError:
-                continue
+                refused += 1
+        assert refused > 30  # the damage was met; what is still a valid array may be read
