@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -14,15 +13,6 @@ from torch.distributions import Normal
 from comodal.information import bounds
 from comodal.information.closed import correlated_gaussians, gaussian_club, gaussian_correlation, gaussian_information
 from comodal.information.conditional import ConditionalGaussian
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small are many times slower where threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(seed: int = 0, limit: float = 5.0) -> ConditionalGaussian:

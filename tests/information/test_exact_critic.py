@@ -7,7 +7,7 @@ not known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
@@ -43,15 +43,6 @@ TABLE = {
     (10, 256): "10.39±.75 10.08±.99 5.428±.032 -0.028±.008 10.97 11.95 10.55 10.00±.24 34.26±.83",
 }
 EVERY_ROW = pytest.mark.parametrize(("information", "k"), TABLE)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small are many times slower where threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

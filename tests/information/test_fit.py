@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -41,14 +40,6 @@ def pairs(n: int = 400, rho: float = 0.8, *, seed: int = 0, d: int = 2) -> tuple
 
 def values(report: InformationReport) -> dict[str, float]:
     return {estimate.name: estimate.value for estimate in report.estimates}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ------------------------------------------------------------------------------------------------------ what is estimated

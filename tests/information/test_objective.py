@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,6 @@ BOUNDS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
 }
 every_bound = pytest.mark.parametrize("bound", BOUNDS)
 GROUPS = (torch.tensor([0, 1, 0, 2, 3, 4]), torch.tensor([0, 1, 2, 3, 4, 3]))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def features(*shape: int, seed: int = 0) -> Tensor:

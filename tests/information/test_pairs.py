@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -61,14 +61,6 @@ class Toy(Critic):
 
     def pair(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.sin(x[..., :-1] @ y[..., :-1].transpose(-1, -2) + x[..., -1:] - y[..., None, :, -1])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed: int) -> torch.Generator:

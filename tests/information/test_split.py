@@ -27,14 +27,6 @@ GROUND = [
 EMPTY = [(1, 0, 4, 5, 9), (1, 3, 0, 5, 9), (2, 0, 0, 5, 9), (0, 3, 4, 5, 9), (3, 0, 2, 4, 8)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def leaves(shape: tuple[int, ...], kind: torch.dtype = torch.float64, *, seed: int = 0) -> Given:
     """Items and all weights of an MLP on [x; y]."""
     places, rows, columns, hidden, units = shape

@@ -8,7 +8,6 @@ by 0.15).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -21,15 +20,6 @@ from comodal.information.objective import Objective
 from comodal.information.pairs import Scores, contrast
 
 LOG2 = math.log(2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Steps this small are many times slower where threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache
