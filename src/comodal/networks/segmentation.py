@@ -6,6 +6,7 @@ Axis letters: see `comodal.batch`. Regions are independent (sigmoid); labels exc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -84,6 +85,17 @@ def segmentation_losses(logits: Tensor, batch: Batch, targets: Sequence[Target])
         truth = batch.targets.get(target.name, nothing)
         terms[f"dice/{target.name}"], terms[f"ce/{target.name}"] = learn(own, truth, known, target)
     return terms
+
+
+def labelled_where(batch: Batch, rows: Tensor) -> Batch:
+    """A new batch in which only these rows are labelled: what a network cannot see it does not learn from.
+
+    Args:
+        batch: Any.
+        rows: (B,) bool.
+    """
+    known = {name: flag & rows.reshape(-1, *[1] * (flag.ndim - 1)) for name, flag in batch.labelled.items()}
+    return replace(batch, labelled=known)
 
 
 def _of_all(mean: Tensor, count: int) -> Tensor:

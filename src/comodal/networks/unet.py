@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -55,49 +56,79 @@ def build_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kind: 
     )
 
 
-class EarlyFusionUNet(nn.Module):
-    """One U-Net on all images, concatenated along the channels in canonical order; an absent one is zero, its mean.
+def fusable_images(problem: Problem, images: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The images that a network takes side by side, in canonical order.
 
-    This is the "Mean" baseline of Havaei et al. (2016), HeMIS, Section 3.
+    Args:
+        problem: Has the modalities.
+        images: Only these; None takes every image.
+
+    Raises:
+        ConfigError: There is none, or one of them is not registered to the segmentation.
+    """
+    wanted = [m for m in problem.modalities if m.kind == "image" and (images is None or m.name in set(images))]
+    if not wanted:
+        do = "Add an image to data.modalities, or choose another method"
+        raise ConfigError(message("data.modalities", "have an image for a U-Net", problem.names, do=do))
+    elsewhere = [m.name for m in wanted if m.grid != problem.grid]
+    if elsewhere:
+        rule, got = f"share the grid {problem.grid} for a U-Net on all images", ", ".join(elsewhere)
+        do = "Leave it out, register it and give it this grid in cohort.yaml, or choose another method"
+        raise ConfigError(message("data.modalities", rule, f"{got} on another", do=do))
+    return tuple(m.name for m in wanted)
+
+
+def check_sides(problem: Problem, levels: int) -> None:
+    """Refuses a patch that a U-Net of so many levels cannot halve often enough.
+
+    Raises:
+        ConfigError: A side is not divisible by 2^(levels - 1), or shorter than twice that.
+    """
+    step = 2 ** (levels - 1)
+    if any(side % step or side < 2 * step for side in problem.patch):
+        rule = f"have sides divisible by {step} and of at least {2 * step} for a U-Net of {levels} levels"
+        do = "Change data.patch or lower method.levels"
+        raise ConfigError(message("data.patch", rule, tuple(problem.patch), do=do))
+
+
+def segmentation_classes(problem: Problem) -> int:
+    """Channels of the logits: the classes of all segmentation targets."""
+    return sum(len(t.classes) for t in problem.targets if t.is_segmentation)
+
+
+class EarlyFusionUNet(nn.Module):
+    """One U-Net on some images, concatenated along the channels in canonical order; an absent one is zero, its mean.
+
+    On all images this is the "Mean" baseline of Havaei et al. (2016), HeMIS, Section 3; on one of them a plain U-Net.
 
     Args:
         problem: Its image modalities are the input and its segmentation targets the output.
         kind, width, levels: See `build_unet`.
+        images: Only these are read; None reads every image.
 
     Raises:
         ConfigError: The patch is not divisible by 2^(levels - 1), nnU-Net's network is asked for with two levels, there is no
             image, or images are not registered to each other.
     """
 
-    def __init__(self, problem: Problem, *, kind: UNetKind, width: int, levels: int) -> None:
+    def __init__(
+        self, problem: Problem, *, kind: UNetKind, width: int, levels: int, images: Iterable[str] | None = None
+    ) -> None:
         super().__init__()
         if kind == "nnunet" and levels < 3:  # MONAI's DynUNet
             do = "Raise method.levels, or set method.network to residual"
             raise ConfigError(message("method.levels", "be at least 3 for nnU-Net's network", levels, do=do))
-        step = 2 ** (levels - 1)
-        if any(side % step or side < 2 * step for side in problem.patch):
-            raise ConfigError(
-                message(
-                    "data.patch",
-                    f"have sides divisible by {step} and of at least {2 * step} for a U-Net of {levels} levels",
-                    tuple(problem.patch),
-                    do="Change data.patch or lower method.levels",
-                )
-            )
-        self.images = tuple(m.name for m in problem.modalities if m.kind == "image")
-        channels = sum(m.channels for m in problem.modalities if m.kind == "image")
-        if not channels:
-            do = "Add an image to data.modalities, or choose another method"
-            raise ConfigError(message("data.modalities", "have an image for a U-Net", problem.names, do=do))
-        elsewhere = [m.name for m in problem.modalities if m.kind == "image" and m.grid != problem.grid]
-        if elsewhere:
-            rule, got = f"share the grid {problem.grid} for a U-Net on all images", ", ".join(elsewhere)
-            do = "Leave it out, register it and give it this grid in cohort.yaml, or choose another method"
-            raise ConfigError(message("data.modalities", rule, f"{got} on another", do=do))
-        classes = sum(len(t.classes) for t in problem.targets if t.is_segmentation)
+        check_sides(problem, levels)
+        self.images = fusable_images(problem, images)
+        channels = sum(problem.modality(name).channels for name in self.images)
+        classes = segmentation_classes(problem)
         self.network = build_unet(problem.spatial_dims, channels, classes, kind=kind, width=width, levels=levels)
+
+    def stack(self, batch: Batch) -> Tensor:
+        """(B, C of all, *spatial): its images side by side, zero where absent."""
+        return torch.cat([batch.image(name) for name in self.images], dim=1)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits (B, K of all segmentation targets, *spatial)."""
-        logits: Tensor = self.network(torch.cat([batch.image(name) for name in self.images], dim=1))
+        logits: Tensor = self.network(self.stack(batch))
         return logits
