@@ -54,7 +54,10 @@ class Objective(nn.Module):
             raise ConfigError(message("Objective.symmetric", "go with all pairs", f"negatives={negatives!r}", do=do))
         self.critic, self.symmetric, self.negatives, self.rate, self.clip = critic, symmetric, negatives, rate, clip
         # MINE's moving average, in logarithms; NaN until the first batch. Saved with the weights, for resuming.
-        self.register_buffer("log_average", torch.tensor(float("nan")))
+        if self.estimator.name == "mine":
+            self.register_buffer("log_average", torch.tensor(float("nan")))
+        else:
+            self.log_average = torch.tensor(float("nan"))
 
     def forward(
         self,

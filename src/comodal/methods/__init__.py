@@ -50,6 +50,15 @@ METHODS: dict[str, Entry] = {
         citation="Neverova, Wolf, Taylor, Nebout (2016). ModDrop: Adaptive Multi-Modal Gesture Recognition. "
         "IEEE TPAMI, arXiv:1501.00102.",
     ),
+    "cmim-seg": Entry(
+        path="comodal.methods.cmim_seg:CMIMSeg",
+        summary="A U-Net per modality whose maps keep mutual information with those of a multimodal one (CMIM).",
+        tasks=("segmentation",),
+        at_training="any images; those that a case has",
+        at_test="any non-empty subset",
+        citation="Sylvain, Dutil, Berthier, Di Jorio, Luck, Hjelm, Bengio (2021). CMIM: Cross-Modal Information Maximization "
+        "for Medical Imaging. ICASSP, arXiv:2010.10593.",
+    ),
 }
 
 

@@ -56,6 +56,42 @@ def build_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kind: 
     )
 
 
+def logits_and_maps(network: nn.Module, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Runs a network of `build_unet` and keeps what its encoder made: the same logits as `network(image)`, bit for bit.
+
+    Args:
+        network: Of either kind.
+        image: (B, C, *spatial).
+
+    Returns:
+        Logits (B, K, *spatial), and the map (B, F, *spatial) of every level before the next one halves it, the finest first;
+        the last is the bottleneck. "residual" halves at each level but the last, its first included; "nnunet" from the
+        second on.
+    """
+    maps: list[Tensor] = []
+    if isinstance(network, nn.Sequential):
+        return network.head(_residual(network.body.model, image, maps)), maps
+    hidden: Tensor = network.input_block(image)
+    maps.append(hidden)
+    for block in [*network.downsamples, network.bottleneck]:
+        hidden = block(hidden)
+        maps.append(hidden)
+    for block, skip in zip(network.upsamples, maps[-2::-1], strict=True):
+        hidden = block(hidden, skip)
+    return network.output_block(hidden), maps
+
+
+def _residual(block: nn.Module, hidden: Tensor, maps: list[Tensor]) -> Tensor:
+    """MONAI's UNet is nested: each level is (down, skip over the next level, up), the last a plain block."""
+    if not (isinstance(block, nn.Sequential) and len(block) == 3 and hasattr(block[1], "submodule")):
+        maps.append(block(hidden))
+        return maps[-1]
+    down: Tensor = block[0](hidden)
+    maps.append(down)
+    up: Tensor = block[2](torch.cat([down, _residual(block[1].submodule, down, maps)], dim=1))
+    return up
+
+
 def fusable_images(problem: Problem, images: Iterable[str] | None = None) -> tuple[str, ...]:
     """The images that a network takes side by side, in canonical order.
 
