@@ -23,7 +23,13 @@ LABELS = Target("organs", "labels", ("background", "liver", "spleen"), ((0,), (1
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"width": 4, "levels": 2},
     "moddrop": {"width": 4, "levels": 2},
+    "unet-experts": {"width": 4, "levels": 2},
+    "mlp-fill": {"width": 4, "levels": 2, "hidden": (16,)},
+    "hemis": {"width": 4, "front_width": 4},
+    "u-hemis": {"width": 4, "levels": 2},
+    "cmim-seg": {"width": 4, "levels": 2, "critic": (8, 8), "positions": 4},
 }
+FLAT = {"hemis"}
 # {method: {check: reason}}: what a paper's method cannot keep. A line that is no longer true fails.
 KNOWN: dict[str, dict[str, str]] = {}
 
@@ -41,6 +47,8 @@ def test_every_method_is_in_the_table() -> None:
 @pytest.mark.parametrize(("patch", "target"), [((8, 8), LABELS), ((8, 4, 8), REGIONS)], ids=["2-D labels", "3-D regions"])
 def test_a_method_keeps_every_promise(name: str, patch: tuple[int, ...], target: Target) -> None:
     cls = load_method(name)
+    if name in FLAT and len(patch) == 3:
+        pytest.skip(f"{name} is 2-D, as published")
     check_method(cls, problem(patch, target), cls.Config(**SMALL[name]), known=KNOWN.get(name))
 
 

@@ -50,6 +50,40 @@ METHODS: dict[str, Entry] = {
         citation="Neverova, Wolf, Taylor, Nebout (2016). ModDrop: Adaptive Multi-Modal Gesture Recognition. "
         "IEEE TPAMI, arXiv:1501.00102.",
     ),
+    "unet-experts": Entry(
+        path="comodal.methods.unet_experts:UNetExperts",
+        summary="One U-Net for each subset of the images: what a site could train if it knew which will come.",
+        tasks=("segmentation",),
+        at_training="for each subset, cases that have all of it",
+        at_test="any subset that has an expert inside",
+        citation="Ronneberger, Fischer, Brox (2015). U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI, "
+        "arXiv:1505.04597.",
+    ),
+    "mlp-fill": Entry(
+        path="comodal.methods.mlp_fill:MLPFill",
+        summary="A perceptron fills in missing images voxel by voxel, then a U-Net segments; the 'MLP' baseline of HeMIS.",
+        tasks=("segmentation",),
+        at_training="at least two images; those that a case has",
+        at_test="any non-empty subset",
+        citation="Havaei, Guizard, Chapados, Bengio (2016). HeMIS: Hetero-Modal Image Segmentation. MICCAI, arXiv:1607.05194.",
+    ),
+    "hemis": Entry(
+        path="comodal.methods.hemis:HeMIS",
+        summary="A back end per modality, mean and variance over the available ones, one front end (HeMIS); 2-D.",
+        tasks=("segmentation",),
+        at_training="any images; those that a case has",
+        at_test="any non-empty subset",
+        citation="Havaei, Guizard, Chapados, Bengio (2016). HeMIS: Hetero-Modal Image Segmentation. MICCAI, arXiv:1607.05194.",
+    ),
+    "u-hemis": Entry(
+        path="comodal.methods.u_hemis:UHeMIS",
+        summary="HeMIS as a U-Net: an encoder per modality, moments over the available ones at every scale; 2-D and 3-D.",
+        tasks=("segmentation",),
+        at_training="any images; those that a case has",
+        at_test="any non-empty subset",
+        citation="Dorent, Joutard, Modat, Ourselin, Vercauteren (2019). Hetero-Modal Variational Encoder-Decoder for Joint Modality "
+        "Completion and Segmentation. MICCAI, arXiv:1907.11150.",
+    ),
     "cmim-seg": Entry(
         path="comodal.methods.cmim_seg:CMIMSeg",
         summary="A U-Net per modality whose maps keep mutual information with those of a multimodal one (CMIM).",

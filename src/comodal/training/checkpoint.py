@@ -44,6 +44,7 @@ class Info(BaseModel):
         log: Length of metrics.jsonl in bytes.
         warnings: What was said aloud so far.
         seconds: That all sessions together took up to here.
+        cpu_seconds: The same in seconds of the processor.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class Info(BaseModel):
     log: int = Field(0, ge=0)
     warnings: tuple[str, ...] = ()
     seconds: float = Field(0.0, ge=0)
+    cpu_seconds: float = Field(0.0, ge=0)
 
 
 class _State(BaseModel):

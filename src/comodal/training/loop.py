@@ -66,6 +66,8 @@ class Loop:
         warnings: What was said aloud so far.
         began: When this session began, as `time.monotonic()` tells it.
         before: Seconds that earlier sessions took.
+        cpu_began: Processor seconds of this process when this session began.
+        cpu_before: Processor seconds that earlier sessions took.
     """
 
     fabric: Fabric
@@ -78,11 +80,18 @@ class Loop:
     warnings: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
+    cpu_began: float = field(default_factory=time.process_time)
+    cpu_before: float = 0.0
 
     @property
     def seconds(self) -> float:
         """That all sessions together took so far."""
         return self.before + time.monotonic() - self.began
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds of this process, all threads together: what other work on the machine does not lengthen."""
+        return self.cpu_before + time.process_time() - self.cpu_began
 
     def warn(self, text: str, **where: Any) -> None:
         """Says a warning aloud and writes it down."""
@@ -354,6 +363,7 @@ def _checkpoint(
             log=loop.log.size if loop.log is not None else 0,
             warnings=tuple(loop.warnings),
             seconds=loop.seconds,
+            cpu_seconds=loop.cpu_seconds,
         )
         state = loop.method.state_dict()
         save_checkpoint(loop.folder / "resume", stage=index, step=step, weights=state, optimisers=optimisers, info=info)
