@@ -179,7 +179,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, got: str) -> 
     path = tmp_path / "a.nii.gz"
     path.write_bytes(content)
     for read in (read_header, read_volume):
-        with pytest.raises(DataError, match=f"must be NIfTI, PNG, JPEG or TIFF; got {got}.*Check what the file really is"):
+        with pytest.raises(DataError, match=f"must be NIfTI, MetaImage, PNG, JPEG or TIFF; got {got}.*Check what the file"):
             read(path)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from comodal.data import DATASETS, LAYOUTS_INFO, index
 from comodal.data.brats import group_of, site_of
 from comodal.data.cohort import ModalitySpec, TargetSpec
+from comodal.data.phantoms.metaimage import mha
 from comodal.errors import ConfigError, DataError
 from comodal.testing.dataset import check_dataset
 
@@ -44,7 +45,7 @@ def brats(root: Path, case: str, names: str = ALL, codes: tuple[int, ...] = (1, 
 
 
 def test_every_layout_is_listed_and_unknown_ones_are_refused(tmp_path: Path) -> None:
-    assert list(DATASETS) == list(LAYOUTS_INFO) == ["brats", "lgg-mri", "csv"]
+    assert list(DATASETS) == list(LAYOUTS_INFO) == ["brats", "brats2015", "lgg-mri", "csv"]
     assert {name: layout.function for name, layout in LAYOUTS_INFO.items()} == DATASETS
     assert all(name == layout.name for name, layout in LAYOUTS_INFO.items())
     with pytest.raises(ConfigError, match=r"layout must be a known layout; got 'bratz'. Did you mean brats"):
@@ -286,6 +287,20 @@ def test_ones_own_table(tmp_path: Path) -> None:
         "column age was left out: its cells are not paths of images, .txt or .npy files",
         "column empty is blank everywhere and was left out",
     ]
+
+
+def test_ones_own_metaimages(tmp_path: Path) -> None:
+    for k in (1, 2):
+        (tmp_path / f"t1_{k}.mha").write_bytes(mha(np.arange(24, dtype=np.int16).reshape(2, 3, 4) * k, np.eye(4)))
+        (tmp_path / f"mask_{k}.mha").write_bytes(mha(np.full((2, 3, 4), k, dtype=np.uint8), np.eye(4)))
+    table = tmp_path / "t.csv"
+    table.write_text("subject,t1,mask\n" + "".join(f"{k},t1_{k}.mha,mask_{k}.mha\n" for k in (1, 2)))
+    cohort = check_dataset("csv", table)
+    assert [m.name for m in cohort.modalities] == ["t1"] and cohort.targets[0].codes == ((1,), (2,))
+    (tmp_path / "t1_1.mhd").write_text("ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementDataFile = t1_1.raw\n")
+    table.write_text("subject,t1\n1,t1_1.mhd\n")
+    with pytest.raises(DataError, match=r"hold its voxels itself .*\[subject 1, modality t1, file .*\]\. Convert it to \.mha"):
+        index("csv", table)
 
 
 def test_ones_own_photographs_and_slices(tmp_path: Path) -> None:

@@ -116,3 +116,21 @@ def test_a_further_region_made_of_known_codes_is_fine(tmp_path: Path) -> None:
     seg = TargetSpec(name="seg", kind="regions", classes=["TC", "WT", "ET"], codes=[[1, 4], [1, 2, 4], [4]])
     seen = matched(other(tmp_path, {}, ModalitySpec(name="t1"), seg), OWN, modalities=NAMES, targets=["seg"])
     assert seen.meta.targets[0].codes == [[1, 2, 4], [4]]
+
+
+def test_regions_that_the_run_does_not_predict_may_be_missing(tmp_path: Path) -> None:
+    alone = TargetSpec(name="seg", kind="regions", classes=["ET"], codes=[[3]])
+    seen = matched(other(tmp_path, {}, ModalitySpec(name="t1"), alone), OWN, modalities=NAMES, targets=["seg"], regions=["ET"])
+    assert seen.meta.targets[0] == TargetSpec(name="seg", kind="regions", classes=["ET"], codes=[[3]], paint=[4])
+    both = TargetSpec(name="seg", kind="regions", classes=["ET", "WT"], codes=[[3], [1, 2, 3]])  # masks hold 1 and 2 as well
+    seen = matched(other(tmp_path, {}, ModalitySpec(name="t1"), both), OWN, modalities=NAMES, targets=["seg"], regions=["ET"])
+    assert seen.meta.targets[0].codes == [[1, 2, 3], [3]]
+    for classes, text in ((["WT"], "got no ET"), (["ET", "cyst"], "got also cyst")):
+        wrong = TargetSpec(name="seg", kind="regions", classes=classes, codes=[[k + 1] for k in range(len(classes))])
+        with pytest.raises(DataError, match=text):
+            matched(other(tmp_path, {}, ModalitySpec(name="t1"), wrong), OWN, modalities=NAMES, targets=["seg"], regions=["ET"])
+
+
+def test_what_another_runs_training_did_without_is_not_of_this_one(tmp_path: Path) -> None:
+    theirs = other(tmp_path, {}, ModalitySpec(name="t1"), withheld={"t1": {"p": "t1.nii"}})
+    assert matched(theirs, OWN, modalities=NAMES).meta.withheld == {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec
+from comodal.data.geometry import Array
 from comodal.data.normalisation import CtNumbers, Fitted, PreprocessingConfig, fit, normalise
 from comodal.errors import ConfigError, DataError
 from comodal.modality import Modality
@@ -23,7 +24,7 @@ def test_zscore_inside_the_non_zero_voxels() -> None:
     assert np.allclose(few, (np.arange(21) - 10) / np.arange(21).std())
 
 
-@pytest.mark.parametrize("scheme", ["zscore", "zscore-nonzero", "unit"])
+@pytest.mark.parametrize("scheme", ["zscore", "zscore-nonzero", "hemis", "unit"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_constant_image_becomes_zero(scheme: str, value: float) -> None:
     image = np.full((2, 3, 3, 3), value, dtype=np.float64)
@@ -89,6 +90,51 @@ def test_a_background_that_was_shifted_by_an_earlier_z_score_is_still_background
     again = normalise(shifted, "zscore-nonzero")
     np.testing.assert_allclose(again, normalise(raw, "zscore-nonzero"), atol=1e-5)
     assert again[0, 0, 0, 0] == 0
+
+
+def slow_hemis(image: Array) -> Array:
+    """Voxel by voxel: sorted values, percentiles between neighbours, clip, mean, deviation."""
+    inside = sorted(float(value) for value in image.ravel() if value != 0)
+
+    def percentile(percent: float) -> float:
+        at = percent / 100 * (len(inside) - 1)
+        low = int(at)
+        high = min(low + 1, len(inside) - 1)
+        return inside[low] + (at - low) * (inside[high] - inside[low])
+
+    low, high = percentile(1), percentile(99)
+    clipped = [min(max(value, low), high) for value in inside]
+    mean = sum(clipped) / len(clipped)
+    deviation = (sum((value - mean) ** 2 for value in clipped) / len(clipped)) ** 0.5
+    out = np.zeros(image.shape)
+    for where in np.ndindex(image.shape):
+        if image[where] != 0:
+            out[where] = (min(max(float(image[where]), low), high) - mean) / deviation
+    return out
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.02, 0.7])
+def test_hemis_equals_a_slow_reference(zeros: float) -> None:
+    """Few zeros are background too: the papers say non-zero voxels, whatever their number."""
+    random = np.random.default_rng(3)
+    image = random.normal(300, 80, (2, 7, 8, 9)) * (random.uniform(size=(2, 7, 8, 9)) >= zeros)
+    image = np.rint(image).astype(np.int16)
+    image[0, 3, 3, 3], image[1, 2, 2, 2] = 9000, 8000  # outliers, each in its own channel
+    got = normalise(image, "hemis")
+    assert got.dtype == np.float32
+    for channel in range(2):
+        np.testing.assert_allclose(got[channel], slow_hemis(image[channel]), atol=1e-5)
+        assert not got[channel][image[channel] == 0].any()
+        assert abs(float(got[channel][image[channel] != 0].mean())) < 1e-5
+    assert got.max() < 4 < normalise(image, "zscore-nonzero").max()
+
+
+def test_hemis_by_hand() -> None:
+    """Of 101 values the percentiles 1 and 99 are the second and the last but one."""
+    image = np.concatenate([[-1000], np.arange(1, 100), [1000], np.zeros(9)]).reshape(1, -1, 1, 1)
+    clipped = np.concatenate([[1], np.arange(1, 100), [99]])
+    expected = np.concatenate([(clipped - clipped.mean()) / clipped.std(), np.zeros(9)])
+    np.testing.assert_allclose(normalise(image, "hemis").ravel(), expected, atol=1e-6)
 
 
 def test_equal_corners_that_fill_little_are_no_background() -> None:

@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from comodal.data import index
+from comodal.data.phantoms import layout_of
 from comodal.data.phantoms.brain import (
     DEFAULT_RATES,
     MODALITIES,
@@ -25,7 +27,9 @@ from comodal.data.phantoms.brain import (
     write_brain,
 )
 from comodal.data.phantoms.fields import make_frame, step
+from comodal.data.reading import read_volume
 from comodal.errors import ConfigError, DataError
+from comodal.testing.dataset import check_dataset
 
 CASES = 12
 Case = dict[str, np.ndarray[Any, Any]]
@@ -90,6 +94,37 @@ def test_release_2023_has_its_names_and_codes(tmp_path: Path) -> None:
     old = dict(make_case(BrainPhantom(cases=1, low_grade=0), 0))
     np.testing.assert_array_equal(np.where(seg == 3, 4, seg), old["seg"])
     np.testing.assert_array_equal(np.asarray(load(folder / "BraTS-GLI-00001-000-t2f.nii.gz").dataobj), old["flair"])
+
+
+def test_release_2015_holds_what_2020_holds(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"cases": 3, "seed": 5, "missing": "site", "low_grade": 0.0}
+    for release in ("2015", "2020"):
+        write_brain(tmp_path / release, BrainPhantom(release=release, **settings))
+    new, old = check_dataset("brats2015", tmp_path / "2015"), index("brats", tmp_path / "2020")
+    assert new.ids == tuple(f"brats_2013_pat{k:04d}_1" for k in (1, 2, 3))
+    assert new.meta.notes[0].startswith("2 cases of high-grade (HGG) and 1 of")
+    assert [case.site for case in new.cases] == [case.site for case in old.cases] != ["", "", ""]
+    assert new.modalities == old.modalities and [m.name for m in new.modalities] == ["t1", "t1ce", "t2", "flair"]
+    for a, b in zip(new.cases, old.cases, strict=True):
+        assert set(a.cells) == set(b.cells)
+        for column in a.cells:
+            mine, other = read_volume(new.file(a, column)), read_volume(old.file(b, column))
+            np.testing.assert_array_equal(mine.array, other.array)
+            assert mine.array.dtype == other.array.dtype
+            np.testing.assert_allclose(mine.header.affine, other.header.affine, atol=1e-4)
+    assert layout_of("brain", BrainPhantom(release="2015")) == "brats2015"
+
+
+def test_release_2015_has_its_names_and_codes() -> None:
+    config = BrainPhantom(release="2015", low_grade=1)
+    stem = "VSD.Brain_3more.XX.O.OT.54523"
+    assert config.file_name(1, "seg") == f"LGG/brats_2013_pat0002_1/{stem}/{stem}.mha"
+    names = [Path(config.file_name(k, column)).name for k in range(20) for column in (*MODALITIES, "seg")]
+    assert len(set(names)) == 100 and sum(name.startswith("VSD.Brain.XX.O.MR_T1.") for name in names) == 20
+    # without enhancement nothing is necrosis: the core is 3, where 2020 has 1
+    new, old = (dict(make_case(BrainPhantom(release=release, low_grade=1), 0))["seg"] for release in ("2015", "2020"))
+    assert set(np.unique(new)) == {0, 2, 3} and set(np.unique(old)) == {0, 1, 2}
+    np.testing.assert_array_equal(np.where(new == 3, 1, new), old)
 
 
 def test_same_seed_same_bytes_whatever_else_is_asked_for(tmp_path: Path) -> None:

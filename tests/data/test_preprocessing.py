@@ -83,6 +83,15 @@ def test_prepared_case(folder: Path) -> None:
     assert not preparer_of(cohort).case(row, with_targets=False).targets
 
 
+def test_schemes_do_not_share_cached_arrays(folder: Path) -> None:
+    cohort, row = mri(folder)
+    for _ in range(2):  # built, then found
+        for scheme in ("zscore-nonzero", "hemis", "unit"):
+            settings = dict.fromkeys(NAMES, scheme)
+            kept = preparer_of(cohort, cache=folder / "cache", normalise=settings).case(row)
+            assert kept.images["t1"].tobytes() == preparer_of(cohort, normalise=settings).case(row).images["t1"].tobytes()
+
+
 def test_orientation_of_the_file_does_not_matter(folder: Path) -> None:
     cohort, row = mri(folder)
     straight = preparer_of(cohort).case(row)

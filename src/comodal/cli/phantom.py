@@ -11,7 +11,7 @@ from comodal.cli.answer import Answer
 from comodal.cli.console import Console
 from comodal.cli.options import known_name, numbers
 
-RELEASES = ("2020", "2023")
+RELEASES = ("2015", "2020", "2023")
 MISSING = ("none", "random", "imbalanced", "site")
 
 
@@ -24,7 +24,10 @@ def phantom(
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same files.")] = 0,
     missing: Annotated[str, typer.Option("--missing", metavar="|".join(MISSING), help="Which sequences are absent.")] = "none",
     release: Annotated[
-        str, typer.Option("--release", metavar="2020|2023", help="Names and label codes of which BraTS.")
+        str,
+        typer.Option(
+            "--release", metavar="|".join(RELEASES), help="Names, label codes and format of the files of which BraTS."
+        ),
     ] = "2020",
     rate: Annotated[
         list[str] | None,

@@ -35,6 +35,7 @@ class Layout:
 
 DATASETS: dict[str, str] = {
     "brats": "comodal.data.brats:index",
+    "brats2015": "comodal.data.brats2015:index",
     "lgg-mri": "comodal.data.lgg_mri:index",
     "csv": "comodal.data.plain:index",
 }
@@ -46,6 +47,12 @@ LAYOUTS_INFO: dict[str, Layout] = {
         summary="ROOT/**/<case>_{t1,t1ce,t2,flair,seg}.nii.gz (2018-2021) or -{t1n,t1c,t2w,t2f,seg} (2023); regions WT TC ET.",
         reference="Menze et al. (2015), 10.1109/TMI.2014.2377694; Baid et al. (2021), arXiv:2107.02314.",
     ),
+    "brats2015": Layout(
+        name="brats2015",
+        function=DATASETS["brats2015"],
+        summary="ROOT/**/<case>/**/VSD.Brain.*.{MR_T1,MR_T1c,MR_T2,MR_Flair,OT}.<number>.mha; regions WT TC ET.",
+        reference="Menze et al. (2015), 10.1109/TMI.2014.2377694.",
+    ),
     "lgg-mri": Layout(
         name="lgg-mri",
         function=DATASETS["lgg-mri"],
@@ -56,7 +63,7 @@ LAYOUTS_INFO: dict[str, Layout] = {
         name="csv",
         function=DATASETS["csv"],
         summary="Your own files: a CSV with a column `subject` and one column of paths per modality and target.",
-        reference="Anything that comodal reads: NIfTI, PNG, JPEG, TIFF, folders of slices, .txt, .npy.",
+        reference="Anything that comodal reads: NIfTI, MetaImage (.mha), PNG, JPEG, TIFF, folders of slices, .txt, .npy.",
     ),
 }
 

@@ -52,7 +52,7 @@ def index(root: Path) -> Cohort:
         do = "Give the folder that holds <case>/<case>_flair.nii.gz, or list your files in a table and use the layout csv"
         raise DataError(message("ROOT", "hold cases of BraTS", "none", do=do, file=str(root)))
     names = [name for name in MODALITIES if any(name in cells for cells in found.values())]
-    sites = _sites(root)
+    sites = read_sites(root)
     cases = [
         Case.build(case, cells=found[case], group=group_of(case), site=sites.get(case) or site_of(case))
         for case in sorted(found, key=natural_key)
@@ -119,7 +119,15 @@ def _add(cells: dict[str, str], column: str, path: str, *, case: str) -> None:
     cells[column] = path
 
 
-def _sites(root: Path) -> Mapping[str, str]:
+def read_sites(root: Path) -> Mapping[str, str]:
+    """{case: site} of the table `sites.csv` in the root, empty where there is none.
+
+    Args:
+        root: The folder that is scanned.
+
+    Raises:
+        DataError: The table has not the columns case and site.
+    """
     table = root / "sites.csv"
     if not table.is_file():
         return {}

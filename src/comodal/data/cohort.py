@@ -169,7 +169,8 @@ class Cohort:
             writer.writerow({**{name: getattr(case, name) for name in RESERVED}, **case.cells})
         folder = Path(os.path.abspath(path.parent))
         root = os.path.relpath(self.root, folder) if self.root.is_relative_to(folder) else str(self.root)
-        meta = self.meta.model_copy(update={"root": Path(root).as_posix()}).model_dump(by_alias=True)
+        unused = set() if self.meta.withheld else {"withheld"}
+        meta = self.meta.model_copy(update={"root": Path(root).as_posix()}).model_dump(by_alias=True, exclude=unused)
         with replacing(path.with_suffix(".yaml")) as file:
             file.write(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=120).encode())
         with replacing(path) as file:

@@ -20,7 +20,7 @@ import numpy as np
 from nibabel import orientations
 
 from comodal.data.atomic import replacing
-from comodal.data.geometry import Array, Geometry, Header, Source, Volume, check_budget, check_finite
+from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_budget, check_finite
 
 CHUNK = 1 << 18
 # Deflate cannot shrink data by more than 1032 : 1, so a smaller file cannot hold what its header claims.
@@ -145,7 +145,8 @@ def _raw_header(stream: Stream) -> Any:
     little, big = int.from_bytes(block, "little"), int.from_bytes(block, "big")
     kind: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(little if little in (348, 540) else big)
     if kind is None:
-        raise source.error("be NIfTI, PNG, JPEG or TIFF", _describe(block), do="Check what the file really is, and convert it")
+        do = "Check what the file really is, and convert it"
+        raise source.error("be NIfTI, MetaImage, PNG, JPEG or TIFF", _describe(block), do=do)
     size = kind.sizeof_hdr
     block += stream.read(size - 4)
     if len(block) < size:
@@ -253,11 +254,23 @@ def _pick(parsed: Parsed, channel: int | None, source: Source) -> int:
     return index
 
 
+def ras_frame(affine: Affine, shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], Affine, Any]:
+    """Shape and affine of an array once it is in RAS order, and the orientation (nibabel's) that brings it there.
+
+    Args:
+        affine: (4, 4), voxel of the file's own axes to RAS mm.
+        shape: Of the file's own axes.
+
+    >>> ras_frame(np.diag([-2.0, 1, 1, 1]), (3, 4, 5))[1][0].tolist()
+    [2.0, 0.0, 0.0, -4.0]
+    """
+    orientation = orientations.io_orientation(affine)
+    x, y, z = np.argsort(orientation[:, 0]).astype(int)
+    return (shape[x], shape[y], shape[z]), affine @ orientations.inv_ornt_aff(orientation, shape), orientation
+
+
 def _header(parsed: Parsed, notes: tuple[str, ...] = ()) -> tuple[Header, Any]:
-    orientation = orientations.io_orientation(parsed.affine)
-    affine = parsed.affine @ orientations.inv_ornt_aff(orientation, parsed.shape)
-    axes = np.argsort(orientation[:, 0]).astype(int)
-    shape = (parsed.shape[axes[0]], parsed.shape[axes[1]], parsed.shape[axes[2]])
+    shape, affine, orientation = ras_frame(parsed.affine, parsed.shape)
     dtype = np.dtype(np.float32) if parsed.scale else parsed.dtype.newbyteorder("=")
     return Header(shape, 1, affine, dtype, notes=parsed.notes + notes), orientation
 

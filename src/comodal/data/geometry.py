@@ -69,7 +69,8 @@ class Geometry:
     """Everything needed to write an array of RAS shape back in the frame of the file it came from.
 
     Attributes:
-        format: "nifti", "picture" (PNG, JPEG, one-page TIFF) or "stack" (folder of slices, TIFF of several pages).
+        format: "nifti" (for MetaImage too: NIfTI is written), "picture" (PNG, JPEG, one-page TIFF) or "stack" (folder of
+            slices, TIFF of several pages).
         shape: Shape of the array as the file stores it, trailing axes of length 1 included.
         affine: (4, 4) float64 of the file's own axes.
         orientation: (3, 2) float64, nibabel's: row i says which RAS axis file axis i becomes, and -1 where it is flipped.

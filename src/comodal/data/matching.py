@@ -10,7 +10,14 @@ from comodal.data.columns import CohortMeta, ModalitySpec, TargetSpec, label_ind
 from comodal.errors import DataError, message, nearest
 
 
-def matched(cohort: Cohort, meta: CohortMeta, *, modalities: Sequence[str], targets: Sequence[str] = ()) -> Cohort:
+def matched(
+    cohort: Cohort,
+    meta: CohortMeta,
+    *,
+    modalities: Sequence[str],
+    targets: Sequence[str] = (),
+    regions: Sequence[str] | None = None,
+) -> Cohort:
     """The cases of a cohort under the columns of the run that was trained on another one.
 
     From the other cohort come the files, where in a file a modality is found (`files`, `channel`) and which label values make
@@ -22,6 +29,7 @@ def matched(cohort: Cohort, meta: CohortMeta, *, modalities: Sequence[str], targ
         meta: Of the run's own cohort.
         modalities: Those of the run's problem; at least one must be there.
         targets: Those of the run that are to be read.
+        regions: Those of the run's problem, None for all of the targets. The other cohort may lack the rest.
 
     Returns:
         A cohort with the columns of `meta`; only these modalities and targets have filled cells.
@@ -37,10 +45,10 @@ def matched(cohort: Cohort, meta: CohortMeta, *, modalities: Sequence[str], targ
         raise DataError(message("cohort", rule, ", ".join(have), file=_where(cohort), do=do))
     images = [_modality(s, known[s.name], cohort) if s.name in shared else s for s in meta.modalities]
     wanted = [name for name in targets if name in known]
-    answers = [_target(s, known[s.name], cohort) if s.name in wanted else s for s in meta.targets]
+    answers = [_target(s, known[s.name], cohort, regions=regions) if s.name in wanted else s for s in meta.targets]
     columns = {*shared, *wanted}
     cases = [replace(case, cells={n: cell for n, cell in case.cells.items() if n in columns}) for case in cohort.cases]
-    own = {"layout": cohort.meta.layout, "root": str(cohort.root), "notes": cohort.meta.notes}
+    own = {"layout": cohort.meta.layout, "root": str(cohort.root), "notes": cohort.meta.notes, "withheld": {}}
     seen = meta.model_copy(update={**own, "modalities": images, "targets": answers})
     return Cohort(seen, tuple(cases), cohort.root, cohort.path)
 
@@ -61,9 +69,19 @@ def _modality(own: ModalitySpec, other: ModalitySpec | TargetSpec, cohort: Cohor
     return own.model_copy(update={"files": other.files, "channel": other.channel})
 
 
-def _target(own: TargetSpec, other: ModalitySpec | TargetSpec, cohort: Cohort) -> TargetSpec:
+def _without(own: TargetSpec, other: TargetSpec, regions: Sequence[str] | None) -> TargetSpec:
+    """The run's target without the regions that the run does not predict and the other cohort does not list."""
+    if regions is None or own.kind != "regions":
+        return own
+    kept = [k for k, name in enumerate(own.classes) if name in regions or name in other.classes]
+    lists = {key: values for key in ("classes", "codes", "paint") if (values := getattr(own, key))}
+    return own.model_copy(update={key: [values[k] for k in kept] for key, values in lists.items()})
+
+
+def _target(own: TargetSpec, other: ModalitySpec | TargetSpec, cohort: Cohort, *, regions: Sequence[str] | None) -> TargetSpec:
     _check_kind(own, other, cohort)
     assert isinstance(other, TargetSpec)
+    own = _without(own, other, regions)
     if not own.is_segmentation:
         _check_cells(own, other, cohort)
         return own

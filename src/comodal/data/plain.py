@@ -22,7 +22,8 @@ from comodal.data.tables import read_table
 from comodal.errors import ConfigError, DataError, message, nearest
 
 TARGET_WORDS = ("seg", "segmentation", "label", "labels", "mask", "lesion", "target", "diagnosis", "class")
-IMAGE_SUFFIXES = (".nii", ".nii.gz", *SLICE_SUFFIXES)
+# .mhd is refused when it is read, with what to do instead.
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", *SLICE_SUFFIXES)
 MAX_CLASSES = 50
 # What tables say for "there is none"; a blank cell says it here.
 NO_PATH = frozenset({"na", "n/a", "nan", "none", "null", "nil", "missing", "absent", "-", "--", "?", "."})

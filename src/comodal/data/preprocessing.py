@@ -25,7 +25,7 @@ from comodal.data.normalisation import CtNumbers, Fitted, PreprocessingConfig, S
 from comodal.data.reading import read_features, read_header, read_text, read_volume
 from comodal.data.targets import class_target, encode_mask
 from comodal.errors import ConfigError, DataError, message, nearest
-from comodal.modality import Modality, Target, first_grid
+from comodal.modality import Modality, Target, first_grid, only_regions
 
 if TYPE_CHECKING:
     from comodal.data.text import Tokenizer
@@ -88,6 +88,7 @@ class Preparer:
         config: How files become arrays.
         modalities: Names of those of the problem; the cohort's order counts.
         targets: Names of those of the problem.
+        regions: Names of those of the problem, where it has not all that the targets of kind regions have in the cohort.
         fitted: What was learned from the training cases.
         cache: Folder for prepared arrays; None prepares anew each time.
         spatial_dims: 2 or 3, what the networks see. With 2, cached volumes are laid out slice by slice.
@@ -104,6 +105,7 @@ class Preparer:
         *,
         modalities: Sequence[str],
         targets: Sequence[str] = (),
+        regions: Sequence[str] | None = None,
         fitted: Fitted | None = None,
         cache: Path | str | None = None,
         spatial_dims: int = 3,
@@ -115,7 +117,7 @@ class Preparer:
         self.cohort = cohort
         self.config = config
         self.modalities: tuple[Modality, ...] = tuple(m for m in cohort.modalities if m.name in set(modalities))
-        self.targets: tuple[Target, ...] = tuple(t for t in cohort.targets if t.name in set(targets))
+        self.targets = only_regions((t for t in cohort.targets if t.name in set(targets)), regions)
         self.fitted = fitted or Fitted()
         self.cache = None if cache is None else Cache(cache)
         self.spatial_dims = spatial_dims
@@ -280,7 +282,10 @@ class Preparer:
     def _mask(self, case: Case, target: Target) -> Array:
         path, _, spec = self._file(case, target.name)
         volume = read_volume(path, files=spec.files, channel=spec.channel, subject=case.id, modality=target.name)
-        return encode_mask(volume, target, path=path, subject=case.id)
+        assert isinstance(spec, TargetSpec)
+        every = spec.target  # a file holds the codes of regions that are not asked for, too
+        mask = encode_mask(volume, every, path=path, subject=case.id)
+        return mask if target == every else mask[[every.classes.index(name) for name in target.classes]]
 
     def _target(self, case: Case, target: Target, reference: _Reference | None) -> tuple[Array, tuple[str, ...]]:
         if not target.is_segmentation:

@@ -3,7 +3,8 @@
 A damaged file is an error, never a volume of zeros: zeros would look like an absent modality. What a file is, is decided by its
 first bytes, not by its name.
 
-Formats: NIfTI-1 and NIfTI-2 (.nii, .nii.gz), PNG, JPEG, TIFF, and folders of PNG, JPEG or TIFF slices in natural order.
+Formats: NIfTI-1 and NIfTI-2 (.nii, .nii.gz), MetaImage (.mha), PNG, JPEG, TIFF, and folders of PNG, JPEG or TIFF slices in
+natural order. No format may name another file: a MetaImage header that does (.mhd) is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from comodal.data import formats_nifti, formats_picture
+from comodal.data import formats_metaimage, formats_nifti, formats_picture
 from comodal.data.formats_nifti import COPY_AGAIN
 from comodal.data.geometry import Array, Geometry, Header, Source, Volume
 
@@ -76,19 +77,20 @@ def _slices(source: Source, files: str) -> list[Path]:
     return [source.path / name for name in names]
 
 
-def _is_picture(file: BinaryIO) -> bool:
-    head = file.read(16)
+def _head(file: BinaryIO) -> bytes:
+    """The first bytes, by which a format is known."""
+    head = file.read(64)
     file.seek(0)
-    return formats_picture.is_picture(head)
+    return head
 
 
 def read_header(path: Path, *, files: str = "", channel: int | None = None, subject: str = "", modality: str = "") -> Header:
-    """What the image is, without its pixels. Of a NIfTI file only the header is read, of a folder only the first slice.
+    """What the image is, without its pixels. Of NIfTI and MetaImage only the header is read, of a folder only the first slice.
 
     Args:
         path: A file, or a folder of slices.
         files: Pattern of the slices' names inside a folder ("*_mask.tif"); all pictures where empty.
-        channel: The channel (of a picture) or volume (of a 4-D NIfTI file) that is meant; all channels where None.
+        channel: The channel (of a picture or MetaImage) or volume (of a 4-D NIfTI file) that is meant; all channels where None.
         subject: For the error text.
         modality: For the error text.
 
@@ -102,8 +104,11 @@ def read_header(path: Path, *, files: str = "", channel: int | None = None, subj
     if source.path.is_dir():
         return formats_picture.read_stack_header(_slices(source, files), source, channel=channel)
     with _opened(source) as file:
-        if _is_picture(file):
+        head = _head(file)
+        if formats_picture.is_picture(head):
             return formats_picture.read_header(file, source, channel=channel)
+        if formats_metaimage.is_metaimage(head):
+            return formats_metaimage.read_header(file, source, channel=channel)
         return formats_nifti.read_header(file, source, channel=channel)
 
 
@@ -113,7 +118,7 @@ def read_volume(path: Path, *, files: str = "", channel: int | None = None, subj
     Args:
         path: A file, or a folder of slices.
         files: Pattern of the slices' names inside a folder ("*_mask.tif"); all pictures where empty.
-        channel: The one channel (of a picture) or volume (of a 4-D NIfTI file) to read; all channels where None.
+        channel: The one channel (of a picture or MetaImage) or volume (of a 4-D NIfTI file) to read; all channels where None.
         subject: For the error text.
         modality: For the error text.
 
@@ -128,8 +133,11 @@ def read_volume(path: Path, *, files: str = "", channel: int | None = None, subj
     if source.path.is_dir():
         return formats_picture.read_stack(_slices(source, files), source, channel=channel)
     with _opened(source) as file:
-        if _is_picture(file):
+        head = _head(file)
+        if formats_picture.is_picture(head):
             return formats_picture.read(file, source, channel=channel)
+        if formats_metaimage.is_metaimage(head):
+            return formats_metaimage.read(file, source, channel=channel)
         return formats_nifti.read(file, source, channel=channel)
 
 
@@ -143,8 +151,8 @@ def write_volume(array: Array, geometry: Geometry, path: Path) -> Path:
         path: Without suffix; missing folders are made.
 
     Returns:
-        The file: `<path>.nii.gz` for NIfTI (affine, shape, orientation, sform and qform codes as in the input), `<path>.png`
-        for a picture (.tif for fractions), a `<path>.tif` of several pages for a stack.
+        The file: `<path>.nii.gz` for NIfTI and MetaImage (affine, shape, orientation, sform and qform codes as in the input),
+        `<path>.png` for a picture (.tif for fractions), a `<path>.tif` of several pages for a stack.
 
     Raises:
         ValueError: `array` has another shape.

@@ -7,8 +7,8 @@ set: index, check, train. What a model learns on a phantom says nothing about pa
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from comodal.errors import ConfigError, message, nearest
@@ -26,12 +26,14 @@ class Phantom:
         config: "module:Class" of its configuration.
         layout: The name of the layout that indexes what it wrote.
         summary: One sentence.
+        layouts: {release: layout} of the releases that lie on disk in another way.
     """
 
     function: str
     config: str
     layout: str
     summary: str
+    layouts: Mapping[str, str] = field(default_factory=dict)
 
 
 PHANTOMS: dict[str, Phantom] = {
@@ -40,6 +42,7 @@ PHANTOMS: dict[str, Phantom] = {
         config="comodal.data.phantoms.brain:BrainPhantom",
         layout="brats",
         summary="Skull-stripped brains with nested tumours in FLAIR, T1, T1ce and T2, as in BraTS.",
+        layouts={"2015": "brats2015"},
     ),
 }
 
@@ -57,6 +60,21 @@ def load_phantom(name: str) -> tuple[Callable[..., None], type[BaseModel]]:
         raise ConfigError(message("phantom", "be a known phantom", repr(name), do=nearest(name, PHANTOMS)))
     function, config = (_load(path) for path in (PHANTOMS[name].function, PHANTOMS[name].config))
     return function, config
+
+
+def layout_of(name: str, config: BaseModel) -> str:
+    """The layout that indexes what a phantom wrote.
+
+    Args:
+        name: A key of PHANTOMS.
+        config: Its configuration; what matters is the release, where it has several.
+
+    >>> from comodal.data.phantoms.brain import BrainPhantom
+    >>> layout_of("brain", BrainPhantom()), layout_of("brain", BrainPhantom(release="2015"))
+    ('brats', 'brats2015')
+    """
+    phantom = PHANTOMS[name]
+    return phantom.layouts.get(getattr(config, "release", ""), phantom.layout)
 
 
 def _load(path: str) -> Any:

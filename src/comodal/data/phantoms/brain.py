@@ -1,11 +1,12 @@
-"""The brain phantom: a synthetic cohort in the on-disk layout of BraTS.
+"""The brain phantom: a synthetic cohort in the on-disk layout of BraTS (2015, 2020 or 2023).
 
 What is visible where follows Figure 4 of Shen et al. (CIML), which repeats the annotation protocol of BraTS: FLAIR shows WT;
 T2 shows WT and, brighter, TC; T1ce shows TC (dark) and ET (bright); T1 shows TC weakly. Nothing else separates the regions, and
 each sequence has something that looks like tumour and is not: hyperintensities in FLAIR, fluid in T2, vessels in T1ce, cortex
 in T1. Several sequences together are therefore better than any one.
 
-Case k depends on (seed, k) and the size only: not on the number of cases, nor on which files are missing.
+Case k depends on (seed, k) and the size only: not on the number of cases, nor on which files are missing, nor on the release,
+which changes names, label codes and the format of the files.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from comodal.data.atomic import replacing
 from comodal.data.phantoms.anatomy import Anatomy, build_anatomy, draw_subject, place
 from comodal.data.phantoms.fields import Axes, Frame, image_shape, make_frame, smooth_noise
 from comodal.data.phantoms.fields import Field as Array
+from comodal.data.phantoms.metaimage import mha
 from comodal.data.phantoms.tumour import Lesion, build_lesion, draw_tumour, push_aside
 from comodal.errors import ConfigError, DataError, message, nearest
 
@@ -68,10 +70,15 @@ DEFAULT_RATES: dict[str, dict[str, float]] = {
 SITES: dict[str, tuple[str, ...]] = {"A": (), "B": ("t1",), "C": ("t1ce",), "D": ("flair", "t1")}
 
 RELEASES: dict[str, dict[str, str]] = {
+    "2015": {"case": "brats_2013_pat{:04d}_1", "flair": "MR_Flair", "t1": "MR_T1", "t1ce": "MR_T1c", "t2": "MR_T2"},
     "2020": {"case": "BraTS20_Training_{:03d}", "join": "_", "flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2"},
     "2023": {"case": "BraTS-GLI-{:05d}-000", "join": "-", "flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w"},
 }
-CODES: dict[str, tuple[int, int, int]] = {"2020": (2, 1, 4), "2023": (2, 1, 3)}
+# Oedema, core, enhancing rim.
+CODES: dict[str, tuple[int, int, int]] = {"2015": (2, 1, 4), "2020": (2, 1, 4), "2023": (2, 1, 3)}
+# 2015 tells necrosis from non-enhancing tumour: what does not enhance anywhere has no necrosis either.
+NON_ENHANCING = {"2015": 3}
+FIRST_NUMBER = 54512  # of the files of 2015, each of which has one of its own
 
 
 class BrainPhantom(BaseModel):
@@ -88,7 +95,8 @@ class BrainPhantom(BaseModel):
             missing. Empty takes DEFAULT_RATES. A subject that would lose all keeps one, drawn at random.
         sites: For "site": what each site lacks.
         low_grade: Probability that a tumour has no enhancing part, so that its ET is empty.
-        release: Names and label codes: "2020" (0, 1, 2, 4) or "2023" (0, 1, 2, 3).
+        release: Names and label codes: "2015" (.mha files, 0 to 4, where the core of a tumour without enhancement is 3), "2020"
+            (0, 1, 2, 4) or "2023" (0, 1, 2, 3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -100,7 +108,7 @@ class BrainPhantom(BaseModel):
     rates: dict[str, float] = Field(default_factory=dict)
     sites: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(SITES))
     low_grade: float = 0.15
-    release: Literal["2020", "2023"] = "2020"
+    release: Literal["2015", "2020", "2023"] = "2020"
 
     @model_validator(mode="after")
     def _check(self) -> BrainPhantom:
@@ -138,12 +146,16 @@ class BrainPhantom(BaseModel):
         return RELEASES[self.release]["case"].format(k + 1)
 
     def file_name(self, k: int, column: str) -> str:
-        """Path of a file of case k below the root: a sequence, or "seg".
+        """Path of a file of case k below the root: a sequence, or "seg". In 2015 every other case lies in the folder LGG.
 
         >>> BrainPhantom(release="2023").file_name(0, "flair")
         'BraTS-GLI-00001-000/BraTS-GLI-00001-000-t2f.nii.gz'
         """
         names, case = RELEASES[self.release], self.case_name(k)
+        if self.release == "2015":
+            number = FIRST_NUMBER + 6 * k + (*MODALITIES, "", "seg").index(column)
+            stem = f"VSD.Brain{'_3more' if column == 'seg' else ''}.XX.O.{names.get(column, 'OT')}.{number}"
+            return f"{'LGG' if k % 2 else 'HGG'}/{case}/{stem}/{stem}.mha"
         return f"{case}/{case}{names['join']}{names.get(column, column)}.nii.gz"
 
     def site(self, k: int) -> str:
@@ -190,10 +202,10 @@ def write_brain(out: Path, config: BrainPhantom, on_progress: Callable[[int, int
     if config.missing == "site":
         lines = [f"{config.case_name(k)},{config.site(k)}\n" for k in range(config.cases)]
         _write(out / "sites.csv", ("case,site\n" + "".join(lines)).encode())
-    affine = brats_affine(config.size)
+    affine, file_bytes = brats_affine(config.size), mha if config.release == "2015" else nifti_gz
     for k in range(config.cases):
         for column, array in make_case(config, k):
-            _write(out / config.file_name(k, column), nifti_gz(array, affine))
+            _write(out / config.file_name(k, column), file_bytes(array, affine))
         if on_progress is not None:
             on_progress(k + 1, config.cases)
 
@@ -278,8 +290,11 @@ def labels(tissue: dict[str, Array], release: str) -> NDArray[np.uint8]:
     oedema, core, rim = (np.uint8(code) for code in CODES[release])
     tc = tissue["core"] + tissue["rim"]
     out = np.where(tissue["oedema"] + tc >= 0.5, oedema, np.uint8(0))
+    enhancing = (tc >= 0.5) & (tissue["rim"] >= 0.5 * tc)
+    if not enhancing.any():
+        core = np.uint8(NON_ENHANCING.get(release, core))
     out = np.where(tc >= 0.5, core, out)
-    return np.asarray(np.where((tc >= 0.5) & (tissue["rim"] >= 0.5 * tc), rim, out), dtype=np.uint8)
+    return np.asarray(np.where(enhancing, rim, out), dtype=np.uint8)
 
 
 def scan(tissue: dict[str, Array], whole: Array, modality: str, *, axes: Axes, rng: np.random.Generator) -> NDArray[np.int16]:

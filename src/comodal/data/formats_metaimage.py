@@ -1,0 +1,323 @@
+"""MetaImage (.mha): a header of text lines, then one block of voxels, raw or packed by zlib; read to the last byte.
+
+The header is parsed here because of what it may say: it can name any other file as the place of the voxels (.mhd does), and
+nothing outside the file that was asked for is ever opened. Sizes are checked before memory is taken. What a header leaves out
+is what ITK takes it to be, with a note where that is a guess.
+
+MetaImage counts positions in LPS mm (to the left, to the back, up), as ITK does; X and Y change sign on the way to RAS.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel import orientations
+
+from comodal.data.formats_nifti import CHUNK, COPY_AGAIN, MAX_DEFLATE_RATIO, ras_frame
+from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_budget, check_finite
+from comodal.errors import DataError, short
+
+MAX_HEADER = 1 << 16
+# Lines with which headers begin. The first bytes decide what a file is, not its name.
+_FIRST = re.compile(rb"\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID|BinaryData|CompressedData|TransformType)[ \t]*[=:]")
+# The line that ends the header: the voxels begin right behind it.
+_LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)(?:\r?\n|\Z)", re.MULTILINE)
+_LINE = re.compile(r"\s*(?P<key>\w+)\s*[=:](?P<value>.*)")
+# MET_LONG has four bytes in files of every machine.
+TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+EXPORT_AGAIN = "Export the image again"
+COMPARE = "Compare DimSize and ElementType of its header with how the image was made"
+
+
+def is_metaimage(head: bytes) -> bool:
+    """True where the first 64 bytes of a file are those of a MetaImage header."""
+    return _FIRST.match(head) is not None
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """The lines of a header, by their keys."""
+
+    values: dict[str, str]
+    source: Source
+
+    def first(self, *names: str) -> tuple[str, str | None]:
+        """Key and value of the first of these keys that the header has: several are synonyms."""
+        return next(((name, self.values[name]) for name in names if name in self.values), (names[0], None))
+
+    def flag(self, *names: str, default: bool) -> bool:
+        """True or False."""
+        name, value = self.first(*names)
+        if value is None:
+            return default
+        if value.casefold() not in ("true", "t", "1", "false", "f", "0"):
+            raise self.source.error(f"have {name} = True or False", short(value), do=EXPORT_AGAIN)
+        return value.casefold() in ("true", "t", "1")
+
+    def whole(self, name: str, count: int | None = 1) -> tuple[int, ...] | None:
+        """`count` whole numbers (any number of them where None); None where the header has no such line."""
+        if name not in self.values:
+            return None
+        try:
+            numbers = tuple(int(word) for word in self.values[name].split())
+        except ValueError:
+            numbers = ()
+        if not numbers or count not in (None, len(numbers)):
+            rule = f"have {name} of {count or 'some'} whole number{'' if count == 1 else 's'}"
+            raise self.source.error(rule, short(self.values[name]), do=EXPORT_AGAIN)
+        return numbers
+
+    def real(self, *names: str, count: int) -> npt.NDArray[np.float64] | None:
+        """`count` numbers, None where the header has no such line."""
+        name, value = self.first(*names)
+        if value is None:
+            return None
+        try:
+            numbers = np.array([float(word) for word in value.split()])
+        except ValueError:
+            numbers = np.empty(0)
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise self.source.error(f"have {name} of {count} finite numbers", short(value), do=EXPORT_AGAIN)
+        return numbers
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A MetaImage header that was understood and found plausible.
+
+    Attributes:
+        stored: DimSize: two or three axes, X first.
+        channels: Values of one voxel, which stand side by side in the file.
+        dtype: Of a value, with the byte order of the file.
+        affine: (4, 4) float64, voxel to RAS mm, of the file's own axes.
+        start: Where the voxels begin.
+        packed: Bytes of the zlib stream, None where the voxels are raw.
+        notes: What was guessed.
+    """
+
+    stored: tuple[int, ...]
+    channels: int
+    dtype: np.dtype[Any]
+    affine: Affine
+    start: int
+    packed: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(X, Y, Z) of the file's own axes."""
+        x, y, z = (*self.stored, 1)[:3]
+        return (x, y, z)
+
+
+def _fields(file: BinaryIO, source: Source) -> tuple[_Fields, int]:
+    """The header's lines, and where the voxels begin."""
+    block = file.read(MAX_HEADER)
+    last = _LAST.search(block)
+    if last is None:
+        got = f"none in {len(block)} bytes"
+        raise source.error("have a MetaImage header that ends with ElementDataFile = LOCAL", got, do=COPY_AGAIN)
+    values: dict[str, str] = {}
+    for line in block[: last.end()].decode("latin-1").splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None and line.strip():
+            raise source.error("have a MetaImage header of lines `key = value`", short(line), do=EXPORT_AGAIN)
+        if match is not None:
+            if match["key"] in values:
+                raise source.error(f"say {match['key']} once in its header", "twice", do=EXPORT_AGAIN)
+            values[match["key"]] = match["value"].strip()
+    return _Fields(values, source), last.end()
+
+
+def _check_kind(fields: _Fields) -> None:
+    """Refuses voxels in other files, in text, or of something that is no image."""
+    source, values = fields.source, fields.values
+    if values["ElementDataFile"].casefold() != "local":
+        do = "Convert it to .mha, for instance with SimpleITK: WriteImage(ReadImage('a.mhd'), 'a.mha')"
+        rule = "hold its voxels itself (ElementDataFile = LOCAL), since no other file is opened"
+        raise source.error(rule, f"ElementDataFile = {short(values['ElementDataFile'])}", do=do)
+    if values.get("ObjectType", "Image").casefold() != "image":
+        raise source.error("be a MetaImage of ObjectType Image", short(values["ObjectType"]), do="Give the image")
+    if not fields.flag("BinaryData", default=True):
+        raise source.error("have BinaryData = True", "voxels written as text", do="Save the image again with SimpleITK")
+    if values.get("HeaderSize", "0") != "0":
+        rule = "have its voxels right behind its header"
+        raise source.error(rule, f"HeaderSize = {short(values['HeaderSize'])}", do=EXPORT_AGAIN)
+
+
+def _stored(fields: _Fields) -> tuple[int, ...]:
+    (axes,) = fields.whole("NDims") or (0,)
+    if axes not in (2, 3):
+        got = fields.values.get("NDims", "none")
+        raise fields.source.error("have NDims of 2 or 3", short(got), do="Save each volume as a file of its own")
+    stored = fields.whole("DimSize", axes)
+    if stored is None:
+        raise fields.source.error("have DimSize in its header", "none", do=EXPORT_AGAIN)
+    return stored
+
+
+def _dtype(fields: _Fields) -> np.dtype[Any]:
+    name = fields.values.get("ElementType", "none")
+    if name.upper() not in TYPES:
+        do = "Convert it to MET_SHORT or MET_FLOAT"
+        raise fields.source.error(f"have an ElementType of {', '.join(TYPES)}", short(name), do=do)
+    big = fields.flag("ElementByteOrderMSB", "BinaryDataByteOrderMSB", default=False)
+    return np.dtype((">" if big else "<") + TYPES[name.upper()])
+
+
+def _affine(fields: _Fields, axes: int) -> tuple[Affine, tuple[str, ...]]:
+    """Voxel to RAS mm, of the file's own axes. Row i of TransformMatrix is the direction of axis i."""
+    spacing = fields.real("ElementSpacing", "ElementSize", count=axes)
+    matrix = fields.real("TransformMatrix", "Rotation", "Orientation", count=axes * axes)
+    offset = fields.real("Offset", "Position", "Origin", count=axes)
+    notes = []
+    if spacing is None:
+        notes.append("the header has no ElementSpacing; voxels are taken to be 1 mm wide")
+    if matrix is None:
+        notes.append("the header has no TransformMatrix; axes are taken to run to the left, to the back and up")
+    if any(fields.values.get(f"ElementToIntensityFunction{k}", v) != v for k, v in (("Slope", "1"), ("Offset", "0"))):
+        notes.append("the header rescales its values (ElementToIntensityFunction); as in ITK, this is not applied")
+    affine = np.eye(4)
+    directions = np.eye(axes) if matrix is None else matrix.reshape(axes, axes)
+    affine[:axes, :axes] = directions.T * (1.0 if spacing is None else spacing)
+    affine[:axes, 3] = 0.0 if offset is None else offset
+    if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        rows = "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3])
+        do = "Correct TransformMatrix and ElementSpacing"
+        raise fields.source.error("have axes and spacings that can be inverted", rows, do=do)
+    return np.diag([-1.0, -1, 1, 1]) @ affine + 0.0, tuple(notes)  # -0.0 to 0.0
+
+
+def parse(file: BinaryIO, source: Source) -> Parsed:
+    """Reads and checks the header.
+
+    Args:
+        file: Open at its first byte.
+        source: For the error text.
+
+    Raises:
+        DataError: Not a MetaImage with its own voxels, an impossible header, more than the budget, or more or fewer bytes than
+            the header says.
+    """
+    fields, start = _fields(file, source)
+    _check_kind(fields)
+    stored, dtype = _stored(fields), _dtype(fields)
+    (channels,) = fields.whole("ElementNumberOfChannels") or (1,)
+    need = check_budget(source, (*stored, channels), dtype.itemsize) * dtype.itemsize
+    affine, notes = _affine(fields, len(stored))
+    there = os.fstat(file.fileno()).st_size - start
+    packed = None
+    if fields.flag("CompressedData", default=False):
+        (packed,) = fields.whole("CompressedDataSize") or (there,)
+        if not 0 < packed <= there:
+            raise source.error(f"hold the {packed} packed bytes of its header", f"{there} bytes", do=COPY_AGAIN)
+        if packed * MAX_DEFLATE_RATIO < need:
+            got = f"at most {packed * MAX_DEFLATE_RATIO} bytes"
+            raise source.error(f"hold the {need} bytes of its header", got, do=COPY_AGAIN)
+        if there > packed:
+            notes += (f"{there - packed} bytes after the image were ignored",)
+    elif there != need:
+        raise _wrong_size(source, need, there, do=COPY_AGAIN if there < need else COMPARE)
+    return Parsed(stored, channels, dtype, affine, start, packed, notes)
+
+
+def _wrong_size(source: Source, need: int, there: int | str, *, do: str) -> DataError:
+    return source.error(f"hold exactly the {need} bytes of image that its header says", f"{there} bytes", do=do)
+
+
+def _check_channel(parsed: Parsed, channel: int | None, source: Source) -> None:
+    if channel is not None and not channel < parsed.channels:
+        got, do = f"{parsed.channels} channels", "Correct `channel` in the cohort's yaml"
+        raise source.error(f"have channel {channel}", got, do=do)
+
+
+def _header(parsed: Parsed, channel: int | None) -> tuple[Header, npt.NDArray[np.float64]]:
+    shape, affine, orientation = ras_frame(parsed.affine, parsed.shape)
+    channels = parsed.channels if channel is None else 1
+    return Header(shape, channels, affine, parsed.dtype.newbyteorder("="), notes=parsed.notes), orientation
+
+
+def read_header(file: BinaryIO, source: Source, *, channel: int | None) -> Header:
+    """Header of an open MetaImage file; no voxel is read."""
+    parsed = parse(file, source)
+    _check_channel(parsed, channel, source)
+    return _header(parsed, channel)[0]
+
+
+def read(file: BinaryIO, source: Source, *, channel: int | None) -> Volume:
+    """Reads an open MetaImage file to its last byte; see `comodal.data.reading.read_volume`."""
+    parsed = parse(file, source)
+    _check_channel(parsed, channel, source)
+    flat = np.empty(math.prod(parsed.shape) * parsed.channels, dtype=parsed.dtype)
+    file.seek(parsed.start)
+    if parsed.packed is None:
+        done = file.readinto(flat.view(np.uint8).data)  # type: ignore[attr-defined]  # BinaryIO does not list it
+        if done < flat.nbytes:
+            raise _wrong_size(source, flat.nbytes, done, do=COPY_AGAIN)
+    else:
+        _inflate(file, flat.view(np.uint8).data, packed=parsed.packed, source=source)
+    # the values of a voxel stand side by side, then X runs fastest
+    array: Array = flat.reshape((parsed.channels, *parsed.shape), order="F")
+    array = array if channel is None else array[channel : channel + 1]
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    check_finite(source, array)
+    header, orientation = _header(parsed, channel)
+    array = np.stack([orientations.apply_orientation(one, orientation) for one in array])
+    return Volume(np.ascontiguousarray(array), header, _geometry(parsed, orientation))
+
+
+def _inflate(file: BinaryIO, view: memoryview, *, packed: int, source: Source) -> None:
+    """Fills `view` from a zlib stream that must hold exactly so much and pass its checksum."""
+    inflate, left, done = zlib.decompressobj(47), packed, 0  # 47: a gzip header is fine too, as for ITK
+    while not inflate.eof:
+        raw = inflate.unconsumed_tail
+        if not raw:
+            raw = file.read(min(CHUNK, left))
+            left -= len(raw)
+        try:
+            piece = inflate.decompress(raw, CHUNK)
+        except zlib.error as error:
+            got = "a wrong checksum" if "data check" in str(error) else f"damaged compression ({error})"
+            raise source.error("be an undamaged zlib stream", got, do=COPY_AGAIN) from None
+        if not piece and not raw and not inflate.eof:
+            raise source.error("be a complete zlib stream", "one that ends early", do=COPY_AGAIN)
+        if done + len(piece) > len(view):
+            raise _wrong_size(
+                source, len(view), "more", do=COPY_AGAIN
+            )  # damage, or a wrong header: not known before the checksum
+        view[done : done + len(piece)] = piece
+        done += len(piece)
+    if done < len(view):
+        raise _wrong_size(source, len(view), done, do=COMPARE)  # the checksum was right
+
+
+def _geometry(parsed: Parsed, orientation: npt.NDArray[np.float64]) -> Geometry:
+    """Predictions are written as NIfTI in the frame of the file: viewers and ITK read both, and one format is enough."""
+    kind: Any = nib.Nifti1Header if max(parsed.stored) < 1 << 15 else nib.Nifti2Header
+    header = kind()
+    header.set_data_shape(parsed.stored)
+    header.set_sform(parsed.affine, code=1)
+    header.set_qform(parsed.affine, code=1, strip_shears=True)
+    header.set_xyzt_units("mm")
+    return Geometry("nifti", parsed.stored, parsed.affine, orientation, header)
