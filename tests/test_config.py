@@ -83,6 +83,10 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         ),
         ({"data": {"spatial_dims": 4}}, "config.data.spatial_dims must be 2 or 3; got 4. Correct config.data.spatial_dims."),
         ({"data": "no"}, "config.data must be a mapping of keys; got 'no'. Correct config.data."),
+        ({"data": {"withhold": {"t1": 1.0}}}, "config.data.withhold.t1 must be less than 1; got 1.0. Correct config.data.with"),
+        ({"data": {"withhold": {"t1": -0.1}}}, "config.data.withhold.t1 must be greater than or equal to 0; got -0.1. Correct"),
+        ({"data": {"withhold": {"t1": float("nan")}}}, "config.data.withhold.t1 must be "),
+        ({"data": {"withhold": ["t1"]}}, "config.data.withhold must be a mapping of keys; got ['t1']. Correct config.data.wi"),
         ({"method": 3}, "config.method must be a mapping of keys; got 3. Correct config.method."),
         ({"cohort": None}, "config.cohort must be given; got nothing. Add the key cohort."),
         (
@@ -241,6 +245,35 @@ def test_a_problem_that_does_not_fit_the_cohort_is_refused(data: dict[str, Any],
     with pytest.raises(ConfigError) as caught:
         build_problem(config(data={"spatial_dims": 2, "patch": [8, 8], **data}), cohort())
     assert str(caught.value) == text
+
+
+def test_the_problem_has_the_chosen_regions_in_the_order_of_the_cohort() -> None:
+    seg = TargetSpec(name="seg", kind="regions", classes=["WT", "TC", "ET"], codes=[[1, 2, 4], [1, 4], [4]], paint=[2, 1, 4])
+    cyst = TargetSpec(name="cyst", kind="regions", classes=["cyst"], codes=[[1]])
+    one = cohort()
+    have = Cohort.build(one.meta.model_copy(update={"targets": [seg, cyst, one.meta.targets[1]]}), one.cases, one.root)
+
+    def targets(**data: Any) -> dict[str, tuple[str, ...]]:
+        found = build_problem(config(data={**PLAIN["data"], **data}), have).targets  # type: ignore[dict-item]
+        return {target.name: target.classes for target in found}
+
+    assert targets(regions=["ET", "TC"]) == {"seg": ("TC", "ET"), "grade": ("a", "b")}
+    assert targets(regions=["ET"], targets=["seg"]) == targets(regions=["ET"], targets=["seg", "cyst"]) == {"seg": ("ET",)}
+    for data, text in (
+        ({"regions": []}, "data.regions must name at least one; got none. Known: ET, TC, WT, cyst."),
+        ({"regions": ["ETT"]}, "data.regions must name regions of the cohort's targets; got 'ETT'. Did you mean ET"),
+        (
+            {"regions": ["cyst"], "targets": ["seg"]},
+            "data.regions must name regions of the cohort's targets; got 'cyst'. Known: ET, TC, WT.",
+        ),
+        (
+            {"regions": ["a"], "targets": ["grade"]},
+            "data.regions must name regions of the cohort's targets; got 'a'. Leave data.regions out: these targets have no",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            targets(**data)
+        assert str(caught.value).startswith(text)
 
 
 def test_the_method_is_built_for_the_problem() -> None:

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from comodal.modality import Modality, Target, TargetKind, first_grid, subset_name, subsets
+from comodal.modality import Modality, Target, TargetKind, first_grid, only_regions, subset_name, subsets
 
 
 def test_subsets_are_all_non_empty_ones_small_first_in_canonical_order() -> None:
@@ -85,3 +85,16 @@ def test_segmentations_lie_on_the_grid_of_the_first_image() -> None:
 @pytest.mark.parametrize(("kind", "expected"), [("regions", True), ("labels", True), ("class", False), ("multilabel", False)])
 def test_regions_and_labels_are_segmentation(kind: str, expected: bool) -> None:
     assert Target("x", kind, ("a", "b")).is_segmentation is expected  # type: ignore[arg-type]
+
+
+def test_regions_keep_their_order_and_the_values_of_their_maps() -> None:
+    seg = Target("seg", "regions", ("WT", "TC", "ET"), ((1, 2, 4), (1, 4), (4,)), (2, 1, 4))
+    organs = Target("organs", "labels", ("background", "ET"), ((0,), (1,)))
+    cyst = Target("cyst", "regions", ("cyst",), ((1,),))
+    grade = Target("grade", "class", ("low", "high"))
+    every = (seg, organs, cyst, grade)
+    assert only_regions(every, None) == only_regions(every, ["cyst", "ET", "TC", "WT"]) == every
+    inner = Target("seg", "regions", ("TC", "ET"), ((1, 4), (4,)), (1, 4))
+    assert only_regions(every, ["ET", "TC"]) == (inner, organs, grade)  # cyst is left with none
+    assert only_regions(every, ["cyst"]) == (organs, cyst, grade)
+    assert only_regions([Target("seg", "regions", ("WT", "ET"))], ["ET"]) == (Target("seg", "regions", ("ET",), (), (2,)),)

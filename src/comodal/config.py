@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,7 +19,7 @@ from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, message, nearest, short
 from comodal.method import Method, MethodConfig, Problem
 from comodal.methods import METHODS, load_method
-from comodal.modality import Modality, Target
+from comodal.modality import Modality, Target, only_regions
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -36,13 +36,17 @@ class DataConfig(_Section):
 
     modalities: tuple[str, ...] | None = Field(None, description="which modalities, null for all of the cohort")
     targets: tuple[str, ...] | None = Field(None, description="which targets, null for all of the cohort")
+    regions: tuple[str, ...] | None = Field(None, description="which regions of the segmentation targets, null for all")
+    withhold: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {}, description="{modality: share of the training subjects from whom it is withheld}"
+    )
     spatial_dims: Literal[2, 3] = Field(3, description="2 trains on slices, 3 on volumes")
     patch: tuple[int, ...] | dict[str, tuple[int, ...]] = Field(
         (), description="size of a training patch in voxels, or {grid: size}; empty where nothing is an image"
     )
     spacing: Spacing | dict[str, Spacing] = Field("native", description="voxel size in mm, or {grid: size}")
     normalise: Literal["auto"] | dict[str, str] = Field(
-        "auto", description="per modality: zscore, zscore-nonzero, ct, unit, none"
+        "auto", description="per modality: zscore, zscore-nonzero, hemis, hemis-n4, ct, unit, none"
     )
     resize: tuple[int, ...] | dict[str, tuple[int, ...]] | None = Field(
         None, description="pictures are resized to this many pixels, or {grid: pixels}; null crops or pads"
@@ -229,8 +233,21 @@ def choose(have: Sequence[T], wanted: Sequence[str] | None, what: str) -> tuple[
     return tuple(item for item in have if wanted is None or item.name in wanted)
 
 
+def choose_targets(have: Sequence[Target], data: DataConfig) -> tuple[Target, ...]:
+    """The targets of `data.targets` with the regions of `data.regions`; unknown names are refused with the nearest known."""
+    chosen = choose(have, data.targets, "data.targets")
+    known = list(dict.fromkeys(name for target in chosen if target.kind == "regions" for name in target.classes))
+    if data.regions is not None and not data.regions:
+        raise ConfigError(message("data.regions", "name at least one", "none", do=nearest("", known)))
+    for name in data.regions or ():
+        if name not in known:
+            do = nearest(name, known) if known else "Leave data.regions out: these targets have no regions"
+            raise ConfigError(message("data.regions", "name regions of the cohort's targets", repr(name), do=do))
+    return only_regions(chosen, data.regions)
+
+
 def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, words: Sequence[str] = ()) -> Problem:
-    """What the method is built for: the chosen modalities and targets of the cohort, at the chosen patches.
+    """What the method is built for: the chosen modalities, targets and regions of the cohort, at the chosen patches.
 
     Args:
         config: Resolved.
@@ -255,7 +272,7 @@ def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, wor
     flat = all(m.spatial_dims == 2 for m in chosen if m.kind == "image") and any(m.kind == "image" for m in chosen)
     problem = Problem(
         modalities=chosen,
-        targets=choose(cohort.targets, data.targets, "data.targets"),
+        targets=choose_targets(cohort.targets, data),
         spatial_dims=2 if flat else data.spatial_dims,
         patch=() if isinstance(data.patch, dict) else data.patch,
         vocabulary=vocabulary,

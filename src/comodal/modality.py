@@ -5,8 +5,8 @@ Order matters in one place only: the cohort lists its modalities once, and every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -101,6 +101,32 @@ class Target:
             return None
         codes = self.codes or tuple((k,) for k in range(len(self.classes)))
         return codes.index((0,)) if (0,) in codes else None
+
+
+def only_regions(targets: Iterable[Target], names: Collection[str] | None) -> tuple[Target, ...]:
+    """The targets with these regions only: a target of kind "regions" that is left with none goes, other kinds stay.
+
+    Regions keep their order and the label values of their maps, so that a map of one region says it as a map of all does.
+
+    Args:
+        targets: In the cohort's order.
+        names: Of regions; None leaves everything.
+
+    >>> seg = Target("seg", "regions", ("WT", "TC", "ET"), ((1, 2, 3), (1, 3), (3,)))
+    >>> [(target.classes, target.codes, target.paint) for target in only_regions([seg], ["ET"])]
+    [(('ET',), ((3,),), (3,))]
+    """
+    found = []
+    for target in targets:
+        kept = [k for k, name in enumerate(target.classes) if names is None or name in names]
+        if target.kind != "regions" or len(kept) == len(target.classes):
+            found.append(target)
+        elif kept:
+            paint = target.paint or tuple(range(1, len(target.classes) + 1))  # what is written where nothing is stated
+            codes = tuple(target.codes[k] for k in kept) if target.codes else ()
+            classes = tuple(target.classes[k] for k in kept)
+            found.append(replace(target, classes=classes, codes=codes, paint=tuple(paint[k] for k in kept)))
+    return tuple(found)
 
 
 def subsets(names: Iterable[str]) -> Iterator[tuple[str, ...]]:

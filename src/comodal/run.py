@@ -252,14 +252,15 @@ class Run:
             DataError: The other cohort's columns do not fit those of the run.
         """
         problem = self.problem
-        answers = [t.name for t in problem.targets] if targets else []
+        answers, regions = [t.name for t in problem.targets] if targets else [], self.config.data.regions
         if cohort is not None and cohort is not self.cohort:
-            cohort = matched(cohort, self.cohort.meta, modalities=problem.names, targets=answers)
+            cohort = matched(cohort, self.cohort.meta, modalities=problem.names, targets=answers, regions=regions)
         return Preparer(
             cohort if cohort is not None else self.cohort,
             self.config.data.preprocessing(),
             modalities=problem.names,
             targets=answers,
+            regions=regions,
             fitted=self.fitted,
             cache=cache,
             spatial_dims=problem.spatial_dims,

@@ -64,6 +64,7 @@ class Stage:
         epochs, steps: How long; exactly one of them. With `steps` an epoch is only the interval of validation.
         batch_size: None takes the training's.
         monitor: None trains to the end and keeps the last weights; otherwise the best ones are kept.
+        remedy: What else a user can do where no case has what the stage asks for; "" where there is nothing but other data.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Stage:
     steps: int | None = None
     batch_size: int | None = None
     monitor: Monitor | None = None
+    remedy: str = ""
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):

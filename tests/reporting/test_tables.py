@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.metrics import Conventions
-from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
+from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult, TrainingCases
 from comodal.evaluation.table import Contrast
 from comodal.reporting.record import read_run
 from comodal.reporting.tables import (
@@ -40,6 +40,25 @@ def test_a_single_result_on_the_terminal() -> None:
     assert table.columns == ("flair", "t1", "n", "DSC/WT")
     assert table.rows == (("○", "●", "", "not supported"), ("●", "●", "9", "0.741 [0.70, 0.78]"))
     assert table.caption.startswith("Value [95 % interval over patients]; n: cases that have all modalities of the row.")
+
+
+def test_what_the_training_lacked_is_said_in_every_table() -> None:
+    training = TrainingCases(n=48, lacking={"flair": 0, "t1": 20}, withheld={"t1": 15})
+    one, other = (small(name).model_copy(update={"training": training}) for name in ("unet", "moddrop"))
+    said = " Training subjects without: t1 20/48 (withheld: t1 15)."
+    for source in (one, [one, one], [one, other], {"a": [one], "b": [one, other]}, combine({"a": [one]})):
+        assert terminal_table(source).caption.count(said) == markdown_table(source).count(said) == 1
+    assert "Training subjects" not in markdown_table(small())
+
+
+def test_a_mean_over_other_regions_is_not_compared() -> None:
+    inner = small("inner")
+    rows = tuple(
+        row.model_copy(update={"metrics": {k.replace("WT", "ET"): v for k, v in row.metrics.items()}}) for row in inner.subsets
+    )
+    both = as_table([small(), inner.model_copy(update={"subsets": rows})])
+    assert both.metrics == ("DSC/WT", "HD95/WT", "DSC/ET", "HD95/ET")
+    assert as_table([small(), small("other")]).metrics == ("DSC/WT", "HD95/WT", "DSC/mean")
 
 
 def test_fewer_cases_than_the_row_are_said() -> None:

@@ -9,10 +9,13 @@ import pytest
 import yaml
 from tests.training.fakes import values_for, write_cohort
 
+from comodal import api
 from comodal.errors import ComodalError, ConfigError
+from comodal.reporting.page import group
+from comodal.reporting.record import read_run
 from comodal.run import Run
 from comodal.study.study import StudyResult, load_study, run_study
-from comodal.training.events import Emit, Event, Progress, Said, silent
+from comodal.training.events import Emit, Event, Progress, Said, Table, silent
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,56 @@ def test_a_run_whose_splits_are_not_those_of_the_study_is_refused(tmp_path: Path
     assert "as the study would make it now; got the splits [file" in refused(file, out)
 
 
+def test_a_study_that_withholds_goes_on_where_it_was_stopped(cohort: Path, tmp_path: Path) -> None:
+    config = {"width": 4, "levels": 2, "steps": 4}
+    data = {**values_for(cohort)["data"], "withhold": {"b": 0.4}}
+    methods = [
+        {"name": "unet", "config": config},
+        {"name": "unet", "label": "more", "config": config, "data": {"withhold": {}}},
+    ]
+    file = study_file(
+        cohort,
+        methods=methods,
+        seeds=[0],
+        data=data,
+        splits={"fractions": [0.75, 0.0, 0.25]},
+        training={**values_for(cohort)["training"], "validations": 0},
+    )
+    with pytest.raises(Stop):
+        run_study(file, tmp_path, emit=stop_in_run(1))
+    found = run_study(file, tmp_path)
+    less, more = (Run.load(found.runs[label][0]) for label in ("unet", "more"))
+    assert less.splits == more.splits
+    counts = [sum("b" in run.cohort.case(name).cells for name in run.splits["train"]) for run in (less, more)]
+    assert counts[1] - counts[0] == round(0.4 * counts[1]) > 0
+    events: list[Event] = []
+    assert run_study(file, tmp_path, emit=events.append).results == found.results and trained(events) == 0
+    told = [event.title for event in heard_by_api(file, tmp_path) if isinstance(event, Table)]
+    text = f"Training subjects without, unet: b {6 - counts[0]}/6 (withheld: b {counts[1] - counts[0]}); more: "
+    assert len(told) == 1 and text in told[0] and text in (tmp_path / "table.md").read_text()
+    assert text in (tmp_path / "page.html").read_text() and "different cohorts" not in (tmp_path / "page.html").read_text()
+    changed = yaml.safe_load(file.read_text()) | {"data": {**data, "withhold": {"b": 0.2}}}
+    file.write_text(yaml.safe_dump(changed))
+    assert "got data.withhold.b was 0.4 and is 0.2;" in refused(file, tmp_path)
+
+
+def heard_by_api(file: Path, out: Path) -> list[Event]:
+    """What `comodal study` says of a study that is done."""
+    events: list[Event] = []
+    api.study(file, out=out, on_event=events.append)
+    return events
+
+
+def test_folds_are_runs_of_one_cohort_whatever_was_withheld(cohort: Path, tmp_path: Path) -> None:
+    one = [{"name": "unet", "config": {"width": 4, "levels": 2, "steps": 1}}]
+    data = {**values_for(cohort)["data"], "withhold": {"b": 0.5}}
+    splits = {"folds": 2, "fractions": [0.6, 0.2, 0.2]}
+    found = run_study(study_file(cohort, methods=one, seeds=[0], folds=[0, 1], splits=splits, data=data), tmp_path)
+    records = [read_run(run) for run in found.runs["unet"]]
+    assert records[0].files != records[1].files and len({record.cohort_hash for record in records}) == 1
+    assert list(group(records)) == ["unet"]
+
+
 def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
     splits = {"folds": 2, "fractions": [0.6, 0.2, 0.2]}
     one = [{"name": "unet", "config": {"width": 4, "levels": 2, "steps": 1}}]
@@ -193,6 +246,11 @@ def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
         ({"methods": [{"name": "unet", "training": {"sed": 4}}]}, "study arm unet.training.sed must be a known key"),
         ({"methods": [{"name": "unet", "config": {"levels": 6}}]}, "data.patch must have sides divisible by 32"),
         ({"methods": []}, "study.methods must"),
+        ({"data": {"withhold": {"c": 0.5}}}, "data.withhold must name modalities of the cohort; got 'c'. Known: a, b."),
+        (
+            {"methods": [{"name": "unet", "data": {"regions": ["TC"]}}]},
+            "data.regions must name regions of the cohort's targets",
+        ),
         ({"sedes": [0]}, "study.sedes must be a known key; got 'sedes'. Did you mean seeds?"),
         ({"seeds": [0, 1, 0]}, "study.seeds must differ from each other; got [0, 1, 0]. Write each number once."),
         ({"reference": "moddrop"}, "study.reference must be a label; got 'moddrop'."),

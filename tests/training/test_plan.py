@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tests.training.fakes import SEG
+from tests.training.fakes import SEG, TwoStage, TwoStageConfig, problem
 
 from comodal.api import init
 from comodal.config import build_method, build_problem, load_config
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.errors import ConfigError, DataError
+from comodal.method import Method, MethodConfig, Stage
+from comodal.methods import METHODS, Entry
 from comodal.training import plan as planning
-from comodal.training.plan import look, plan
+from comodal.training.plan import InitResult, look, plan
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +151,94 @@ def test_the_pace_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     cohort = volumes(tmp_path / "c", (16, 16, 16), [(2, 2, 2)] * 2)
     config = plan("unet", cohort, minutes=0.001, spatial_dims=2).config
     method = build_method(config, build_problem(config, Cohort.load(cohort)))
-    assert 0 < planning.seconds_per_step(method, 2, device="cpu") < 60
+    assert 0 < planning.seconds_per_step(method, method.stages()[0], 2, device="cpu") < 60
+    first, second = TwoStage(problem(), TwoStageConfig()).stages()
+    assert second.inputs == "encoded"
+    for stage in (first, second):
+        assert 0 < planning.seconds_per_step(TwoStage(problem(), TwoStageConfig()), stage, 2, device="cpu") < 60
+
+
+# ------------------------------------------------------------------------------------------------- the time of all stages
+class Paced(TwoStage):
+    """Stages as a test has them, by the steps that are configured."""
+
+    made: ClassVar[Callable[[int], tuple[Stage, ...]]]
+
+    class Config(MethodConfig):
+        """How long."""
+
+        first: int = 4
+        second: int = 6
+        steps: int = 100
+
+    def stages(self) -> tuple[Stage, ...]:
+        return type(self).made(self.config.steps)  # type: ignore[attr-defined]  # of the class above
+
+
+def planned(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, stages: Callable[[int], tuple[Stage, ...]]
+) -> tuple[InitResult, list[str]]:
+    """A plan of four minutes, three of them for steps, and the stages that were timed: encoders take 0.5 s, others 0.1 s."""
+    timed: list[str] = []
+
+    def pace(_: Method, stage: Stage, size: int, *, device: str) -> float:
+        assert (size, device) == (16, "cpu")
+        timed.append(stage.name)
+        return 0.5 if stage.train == ("encoders",) else 0.1
+
+    monkeypatch.setattr(Paced, "made", staticmethod(stages), raising=False)
+    monkeypatch.setitem(METHODS, "paced", Entry("tests.training.test_plan:Paced", "", ("segmentation",), "", "", ""))
+    monkeypatch.setattr(planning, "seconds_per_step", pace)
+    return plan("paced", volumes(folder / "c", (16, 16, 16), [(2, 2, 2)] * 10), minutes=4, spatial_dims=2), timed
+
+
+def test_the_time_of_all_stages_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, timed = planned(
+        monkeypatch,
+        tmp_path,
+        lambda steps: (Stage("long", ("encoders",), steps=steps), Stage("half", ("head",), steps=steps // 2)),
+    )
+    assert timed == ["long", "half"]
+    assert made.config.method["steps"] == int(180 / (0.5 + 0.1 / 2))
+    assert "about 4 minutes here, at 0.55 s for a step of each of 2 stages" in made.text
+
+
+def test_stages_of_a_length_of_their_own_leave_the_rest_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 cases, of which 6 are trained on, with 16 draws each: 6 batches of 16 in an epoch, of encodings one."""
+    made, timed = planned(
+        monkeypatch,
+        tmp_path,
+        lambda steps: (
+            Stage("epochs", ("encoders",), epochs=10),
+            Stage("scaled", ("head",), steps=steps),
+            Stage("steps", ("first", "head"), steps=100),
+            Stage("encoded", ("head",), inputs="encoded", augment=False, epochs=20),
+        ),
+    )
+    assert timed == ["epochs", "scaled", "steps", "encoded"]
+    assert made.config.method["steps"] == round((180 - (10 * 6 * 0.5 + 100 * 0.1 + 20 * 0.1)) / 0.1)
+    assert "at 0.1 s a step, and 42 s for the other stages" in made.text
+
+
+def test_stages_that_are_alike_are_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, timed = planned(
+        monkeypatch,
+        tmp_path,
+        lambda steps: tuple(Stage(name, ("encoders",), steps=steps) for name in ("a", "b", "c")),
+    )
+    assert timed == ["a"] and made.config.method["steps"] == 120
+
+
+def test_what_takes_longer_than_the_time_leaves_the_fewest_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = planned(
+        monkeypatch, tmp_path, lambda steps: (Stage("own", ("encoders",), steps=1000), Stage("scaled", ("head",), steps=steps))
+    )
+    assert made.config.method["steps"] == 50
+
+
+def test_steps_that_no_stage_follows_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = planned(monkeypatch, tmp_path, lambda _: (Stage("own", ("encoders",), epochs=2),))
+    assert made.config.method["steps"] == 100 and "minutes here" not in made.text
 
 
 def test_a_cohort_without_an_image_to_look_at(tmp_path: Path) -> None:

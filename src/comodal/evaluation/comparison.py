@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comodal.errors import DataError, message
+from comodal.evaluation.lacking import lacking_note
 from comodal.evaluation.metrics import metric as metric_of
 from comodal.evaluation.pooling import pooled_samples
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
@@ -63,7 +64,7 @@ def combine(
         raise DataError(message("combine", "get at least one method", "none", do="Give {label: [results]}"))
     book = _Book(results_by_method, resamples, seed)
     order, present = _rows(results_by_method, modalities)
-    metrics = tuple(dict.fromkeys(name for runs in book.results.values() for run in runs for name in run.metric_names))
+    metrics = _metrics([run.metric_names for runs in book.results.values() for run in runs])
     rows = [
         StudyRow(p, {m: {k: book.cell(m, p, k) for k in metrics} for m in book.methods}, book.contrasts([p], metrics))
         for p in present
@@ -84,7 +85,7 @@ def combine(
         averaged=averaged,
         runs={m: len(runs) for m, runs in book.results.items()},
         hd95_unit=_unit([run for runs in book.results.values() for run in runs]),
-        notes=book.notes(present, metrics),
+        notes=tuple(note for note in (*book.notes(present, metrics), lacking_note(results_by_method)) if note),
     )
 
 
@@ -99,6 +100,13 @@ def _rows(
     if modalities:
         known |= set(subsets(modalities))
     return order, sorted(known, key=lambda present: (len(present), [order.index(name) for name in present]))
+
+
+def _metrics(runs: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """All metrics of the runs, without a mean over regions that were not the same in all: it would be another in each."""
+    regions = {tuple(sorted(n for n in names if n.startswith("DSC/"))) for names in runs if "DSC/mean" in names}
+    every = dict.fromkeys(name for names in runs for name in names)
+    return tuple(name for name in every if name != "DSC/mean" or len(regions) == 1)
 
 
 def _unit(results: Sequence[Results]) -> str:

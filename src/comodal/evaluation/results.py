@@ -88,6 +88,20 @@ class CaseResult(_Strict):
     targets: dict[str, int | list[float | None]] | None = None
 
 
+class TrainingCases(_Strict):
+    """What a method was trained on.
+
+    Attributes:
+        n: Training cases.
+        lacking: {modality of the run: training cases without it}, whatever the cause.
+        withheld: {modality: training cases that have it and were trained on without it}; only those with some.
+    """
+
+    n: int
+    lacking: dict[str, int]
+    withheld: dict[str, int] = Field(default_factory=dict)
+
+
 class Results(_Strict):
     """All numbers of one run on one split.
 
@@ -102,6 +116,7 @@ class Results(_Strict):
         subsets: The table, small subsets first, in the cohort's order of modalities.
         cases: One entry per case and subset.
         notes: What a reader must know about these data, e.g. that the files state no spacing.
+        training: What the training cases lack; None in older files.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
@@ -113,6 +128,7 @@ class Results(_Strict):
     subsets: tuple[SubsetResult, ...] = ()
     cases: tuple[CaseResult, ...] = ()
     notes: tuple[str, ...] = ()
+    training: TrainingCases | None = None
 
     @property
     def metric_names(self) -> tuple[str, ...]:

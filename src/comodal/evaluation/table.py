@@ -89,7 +89,7 @@ class StudyTable:
         averaged: The subsets from which every evaluated method has values: otherwise averages would not be comparable.
         runs: {method: number of runs (seeds, folds)}.
         hd95_unit: "mm", "voxel" where the files state no spacing, "mixed" where only some do.
-        notes: What its intervals are not, where patients are few.
+        notes: What its intervals are not, where patients are few; what the training cases lack.
     """
 
     methods: tuple[str, ...]

@@ -124,11 +124,14 @@ def _cases(record: RunRecord) -> str:
 
 def _targets(record: RunRecord) -> str:
     items = [item for item in record.cohort_meta.get("targets") or [] if isinstance(item, Mapping)]
-    chosen = section(record.config, "data").get("targets")
-    items = [item for item in items if not isinstance(chosen, list) or item.get("name") in chosen]
-    return "; ".join(
-        f"{item.get('name')} ({item.get('kind')}: {', '.join(map(str, item.get('classes') or []))})" for item in items
-    )
+    data = section(record.config, "data")
+    chosen, regions, parts = data.get("targets"), data.get("regions"), []
+    for item in items:
+        only = regions if isinstance(regions, list) and item.get("kind") == "regions" else None
+        classes = [str(name) for name in item.get("classes") or [] if only is None or name in only]
+        if classes and (not isinstance(chosen, list) or item.get("name") in chosen):
+            parts.append(f"{item.get('name')} ({item.get('kind')}: {', '.join(classes)})")
+    return "; ".join(parts)
 
 
 def _inputs(record: RunRecord) -> str:
@@ -232,7 +235,12 @@ def _time(record: RunRecord) -> str:
     seconds = next((record.environment[key] for key in _TIMES if isinstance(record.environment.get(key), int | float)), None)
     if seconds is None:
         return ""
-    minutes = float(seconds) / 60
+    told, cpu = _duration(float(seconds)), record.environment.get("training_cpu_seconds")
+    return f"{told} ({_duration(float(cpu))} of the processor)" if isinstance(cpu, int | float) else told
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
     return f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 

@@ -73,10 +73,15 @@ class RunRecord:
     def cohort_hash(self) -> str:
         """Of what cohort.csv and cohort.yaml say, but for the folder of the files: equal for runs of the same cohort.
 
-        Every run calls its own copy "cohort.csv", so that a name says nothing.
+        Every run calls its own copy "cohort.csv", so that a name says nothing. What was withheld from a training is put back:
+        the patients are the same.
         """
-        meta = {key: value for key, value in self.cohort_meta.items() if key not in ("root", "notes")}
-        return hashlib.sha256(json.dumps([self.files, meta], sort_keys=True, default=str).encode()).hexdigest()[:8]
+        meta = {key: value for key, value in self.cohort_meta.items() if key not in ("root", "notes", "withheld")}
+        files = {case: dict(cells) for case, cells in self.files.items()}
+        for name, cells in section(self.cohort_meta, "withheld").items():
+            for case, cell in cells.items() if isinstance(cells, Mapping) else ():
+                files.setdefault(str(case), {})[name] = str(cell)
+        return hashlib.sha256(json.dumps([files, meta], sort_keys=True, default=str).encode()).hexdigest()[:8]
 
     @property
     def split(self) -> str | None:

@@ -14,6 +14,7 @@ import torch
 from comodal.data.cohort import Case, Cohort
 from comodal.errors import ConfigError, DataError, message, nearest
 from comodal.evaluation.examples import make_examples, save_examples
+from comodal.evaluation.lacking import training_cases
 from comodal.evaluation.results import Results
 from comodal.evaluation.subsets import evaluate
 from comodal.modality import subset_name
@@ -156,7 +157,9 @@ def evaluate_run(
                 overlap=overlap,
                 on_progress=progress,
             )
-        results = results.model_copy(update={"notes": (*results.notes, *_seen_before(run, chosen, cohort))})
+        notes = (*results.notes, *_seen_before(run, chosen, cohort))
+        trained_on = training_cases(run.cohort, run.splits.get("train", []), run.problem.names)
+        results = results.model_copy(update={"notes": notes, "training": trained_on})
         results.save(run.path / "results" / f"{results.split}.json")
         if examples and cohort is None and run.problem.task == "segmentation":
             made = make_examples(method, preparer, chosen, results=results, device=where, overlap=overlap)

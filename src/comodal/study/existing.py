@@ -12,7 +12,7 @@ from typing import Any
 
 from comodal.config import RunConfig
 from comodal.data.cohort import Cohort
-from comodal.data.splits import make_splits
+from comodal.data.withholding import divided
 from comodal.errors import ConfigError, message, short
 from comodal.run import Run
 
@@ -33,8 +33,9 @@ def check_existing(folder: Path, config: RunConfig, cohort: Cohort) -> None:
     if not (folder / "config.yaml").is_file():
         return
     run = Run.load(folder)
-    found = [*_settings(run.config, config), *_columns(run.cohort, cohort), *_cases(run.cohort, cohort)]
-    if not found and {name: sorted(ids) for name, ids in run.splits.items()} != make_splits(cohort, config.splits):
+    now, splits = divided(cohort, config.splits, config.data.withhold)  # what the run would keep as its own
+    found = [*_settings(run.config, config), *_columns(run.cohort, now), *_cases(run.cohort, now)]
+    if not found and {name: sorted(ids) for name, ids in run.splits.items()} != splits:
         found = ["the splits"]
     if found:
         got = "; ".join(found[:MOST]) + (f"; and {len(found) - MOST} more" if len(found) > MOST else "")

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from comodal.config import DataConfig, RunConfig, TrainingConfig, read_yaml, validated
 from comodal.data.cohort import Cohort
-from comodal.data.splits import SplitConfig, make_splits
+from comodal.data.splits import SplitConfig
+from comodal.data.withholding import divided
 from comodal.errors import ConfigError, message, nearest
 from comodal.evaluation.results import Results
 from comodal.run import Run
@@ -197,6 +198,6 @@ def _check_all(study: StudyConfig, configs: Sequence[RunConfig], folders: Sequen
         bare = config.model_copy(update={"training": config.training.model_copy(update={"seed": 0})})
         if bare not in checked:
             checked.append(bare)
-            check_training(config, cohort, make_splits(cohort, config.splits), vocabulary=SOME_WORDS)
+            check_training(config, *divided(cohort, config.splits, config.data.withhold), vocabulary=SOME_WORDS)
     for config, folder in zip(configs, folders, strict=True):
         check_existing(folder, config, cohort)

@@ -78,7 +78,7 @@ def _check_validation(method: Method, stage: Stage, cohort: Cohort, *, ids: Sequ
     if not some:
         wanted = ", ".join(stage.targets or [t.name for t in method.problem.targets])
         rule = f"have validation cases with {wanted}, which choose its weights"
-        do = "Fill the cohort's columns, change the split, or set training.validations to 0"
+        do = stage.remedy or "Fill the cohort's columns, change the split, or set training.validations to 0"
         raise ConfigError(message(f"Stage {stage.name}", rule, f"none among {len(ids)}", do=do))
 
 
@@ -108,15 +108,20 @@ def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: 
         ConfigError: There is none.
     """
     every = [t.name for t in problem.targets]
+    segments = [t.name for t in problem.targets if t.is_segmentation]
+    # A segmentation lies on the voxels of an image: a case with a mask and nothing but a report cannot be drawn from.
+    images = [m.name for m in problem.modalities if m.kind == "image" and m.grid == problem.grid]
     found = []
     for case in map(cohort.case, ids):
         labelled = (
             all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
         )
-        if labelled and any(n in case.cells for n in problem.names) and all(n in case.cells for n in stage.modalities):
+        present = any(n in case.cells for n in problem.names) and all(n in case.cells for n in stage.modalities)
+        lies = not any(t in case.cells for t in segments) or any(n in case.cells for n in images)
+        if labelled and present and lies:
             found.append(case)
     if not found and needed:
         wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else every)]
-        do = "Fill the cohort's columns, or change the split"
+        do = stage.remedy or "Fill the cohort's columns, or change the split"
         raise ConfigError(message(f"Stage {stage.name}", f"have training cases with {', '.join(wanted)}", "none", do=do))
     return found

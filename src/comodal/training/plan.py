@@ -17,16 +17,18 @@ from comodal.data.geometry import Header
 from comodal.data.reading import read_header
 from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, DataError, message
-from comodal.method import Method
+from comodal.method import Method, Problem, Stage
 from comodal.methods import load_method
 from comodal.modality import first_grid
 from comodal.testing.batches import make_batch
+from comodal.testing.subject import stage_batch
 from comodal.training.schedule import build_optimisers
 
 LOOKED_AT = 16  # cases whose headers are read
 CPU_VOXELS = 1_000_000  # a larger volume is seen coarser on a CPU
 DEFAULT_MINUTES = 10.0
 VOCABULARY = 8000  # for timing alone; the tokenizer is fitted when the training starts
+LEAST_STEPS = 50  # fewer teach nothing
 AUGMENT_SHARE = 0.75  # of the time goes to steps; the rest to reading, augmentation and validation
 
 
@@ -142,12 +144,19 @@ def _finish_queue(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds_per_step(method: Method, batch_size: int, *, device: str) -> float:
-    """Median of three training steps of the first stage on made-up data, after one that is not counted."""
-    stage = method.to(device).stages()[0]
-    method.enter(stage)
+def seconds_per_step(method: Method, stage: Stage, batch_size: int, *, device: str) -> float:
+    """Median of three training steps of a stage on made-up data, after one that is not counted.
+
+    Args:
+        method: Its weights are changed.
+        stage: One of its stages.
+        batch_size: Where the stage has none of its own.
+        device: "cpu" or "cuda".
+    """
+    method.to(device).enter(stage)
+    batch = stage_batch(method, stage, make_batch(method.problem, stage.batch_size or batch_size).to(device))
+    method.enter(stage)  # to encode, it goes into eval mode
     optimisers = build_optimisers(method, stage)
-    batch = make_batch(method.problem, batch_size).to(device)
     taken = []
     for _ in range(4):
         _finish_queue(device)
@@ -160,6 +169,76 @@ def seconds_per_step(method: Method, batch_size: int, *, device: str) -> float:
         _finish_queue(device)
         taken.append(time.perf_counter() - began)
     return float(median(taken[1:]))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the steps of a training take.
+
+    Attributes:
+        fixed: Seconds for the stages whose length is their own.
+        step: Seconds more for each of `method.steps`, in all stages that are as long as these say.
+        stages: How many those are.
+    """
+
+    fixed: float
+    step: float
+    stages: int
+
+    def __str__(self) -> str:
+        each = f"for a step of each of {self.stages} stages" if self.stages > 1 else "a step"
+        others = f", and {self.fixed:.2g} s for the other stages" if self.fixed else ""
+        return f"{self.step:.2g} s {each}{others}"
+
+    def steps_in(self, seconds: float) -> int:
+        """The `method.steps` that fit; never fewer than teach anything."""
+        return max(LEAST_STEPS, int((seconds - self.fixed) / self.step))
+
+
+def _with_steps(config: RunConfig, steps: int) -> RunConfig:
+    return config.model_copy(update={"method": {**config.method, "steps": steps}})
+
+
+def _kind(method: Method, stage: Stage) -> object:
+    """Equal for stages that are taken to be equally fast, as those of networks of one size; one of them is timed."""
+    shapes = tuple(tuple(p.shape) for name, p in method.named_parameters() if stage.trains(name))
+    return shapes, len(stage.modalities), stage.targets, stage.inputs, stage.batch_size
+
+
+def _length(stage: Stage, config: RunConfig, *, cases: int, whole: bool) -> int:
+    """Steps of a stage. `whole`: an epoch takes each case once."""
+    if stage.steps is not None:
+        return stage.steps
+    draws = cases * (1 if whole else config.data.draws_per_case)
+    return (stage.epochs or 0) * max(1, draws // (stage.batch_size or config.training.batch_size))
+
+
+def measure(config: RunConfig, problem: Problem, cases: int, *, device: str) -> Pace | None:
+    """Times the stages of a method; several may be as long as `method.steps` says, and others have a length of their own.
+
+    Args:
+        config: Resolved; its method has `steps`.
+        problem: What the method is built for.
+        cases: To train on.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The pace; None where no stage depends on `method.steps`.
+    """
+    method, other = (build_method(_with_steps(config, steps), problem) for steps in (LEAST_STEPS, 2 * LEAST_STEPS))
+    known: dict[object, float] = {}
+    fixed, step, follow = 0.0, 0.0, 0
+    for stage, longer in zip(method.stages(), other.stages(), strict=True):
+        kind = _kind(method, stage)
+        if kind not in known:
+            known[kind] = seconds_per_step(method, stage, config.training.batch_size, device=device)
+        whole = stage.inputs == "encoded" or problem.task == "classification"
+        short, long = (_length(each, config, cases=cases, whole=whole) for each in (stage, longer))
+        share = (long - short) / LEAST_STEPS  # 1 where the stage is as long as `steps` says, 0 where it has a length of its own
+        step += known[kind] * share
+        fixed += known[kind] * (short - share * LEAST_STEPS)
+        follow += share > 0
+    return Pace(fixed, step, follow) if follow else None
 
 
 def plan(
@@ -208,11 +287,11 @@ def plan(
         budget = (DEFAULT_MINUTES if minutes is None else minutes) * 60
         if budget <= 0:
             raise ConfigError(message("--minutes", "be above 0", minutes, do="For instance --minutes 10"))
-        method = build_method(config, build_problem(config, cohort, VOCABULARY))
-        pace = seconds_per_step(method, batch, device="cuda" if gpu else "cpu")
-        steps = max(50, int(budget * AUGMENT_SHARE / pace))
-        config = config.model_copy(update={"method": {**config.method, "steps": steps}})
-        why["steps"] = f"about {budget / 60:.3g} minutes here, at {pace:.2g} s a step"
+        cases = max(1, int(len(cohort) * splits["fractions"][0]))
+        pace = measure(config, build_problem(config, cohort, VOCABULARY), cases, device="cuda" if gpu else "cpu")
+        if pace is not None:
+            config = _with_steps(config, pace.steps_in(budget * AUGMENT_SHARE))
+            why["steps"] = f"about {budget / 60:.3g} minutes here, at {pace}"
     return InitResult(config, commented(config, why))
 
 

@@ -19,8 +19,9 @@ from comodal.data import sampling
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
 from comodal.data.preprocessing import Preparer
-from comodal.data.splits import check_splits, make_splits
+from comodal.data.splits import check_splits
 from comodal.data.text import fit_tokenizer
+from comodal.data.withholding import divided
 from comodal.errors import ConfigError, RunError, TrainingFailed, message
 from comodal.method import Method, Stage
 from comodal.run import Run, check_folder, read_json, save_weights, write_json
@@ -98,7 +99,7 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
     loop = Loop(fabric, method.to(fabric.device), config, run.path, log, emit, validator, began=began)
     if checkpoint is not None:
         loop.warnings.extend(checkpoint.info.warnings)
-        loop.before = checkpoint.info.seconds
+        loop.before, loop.cpu_before = checkpoint.info.seconds, checkpoint.info.cpu_seconds
     stages = method.stages()
     if checkpoint is not None and checkpoint.stage >= len(stages):
         got, do = checkpoint.stage, "Start again in a new folder, without --resume"
@@ -208,10 +209,9 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = 
         return run
     check_machine(config)
     check_folder(out)
-    cohort = Cohort.load(Path(config.cohort))
-    splits = make_splits(cohort, config.splits)
-    check_splits(splits, cohort)
     data = config.data
+    cohort, splits = divided(Cohort.load(Path(config.cohort)), config.splits, data.withhold)
+    check_splits(splits, cohort)
     names = [m.name for m in cohort.modalities if data.modalities is None or m.name in data.modalities]
     texts = [m.name for m in cohort.modalities if m.kind == "text" and m.name in names]
     limits = {"max_sentences": data.max_sentences, "max_tokens": data.max_tokens}
@@ -273,6 +273,7 @@ def _finish(run: Run, loop: Loop) -> None:
     known = read_json(run.path / "environment.json", "environment.json")
     known["parameters"] = sum(p.numel() for p in loop.method.parameters())
     known["training_seconds"] = round(loop.seconds, 1)
+    known["training_cpu_seconds"] = round(loop.cpu_seconds, 1)
     known["warnings"] = loop.warnings
     known["citation"] = str(loop.method.paper)
     write_json(run.path / "environment.json", known)

@@ -1,0 +1,77 @@
+"""What the training cases of a run lack: counted from its cohort and splits, and said in one sentence below its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from comodal.data.cohort import Cohort
+from comodal.evaluation.results import Results, TrainingCases
+
+
+def training_cases(cohort: Cohort, ids: Sequence[str], modalities: Sequence[str]) -> TrainingCases:
+    """Counts the training cases that lack a modality, whatever the cause.
+
+    Args:
+        cohort: The run's own.
+        ids: The training cases.
+        modalities: Those of the run's problem.
+    """
+    cases = cohort.select(ids).cases
+    known = {case.id for case in cases}
+    taken = {name: len(known & cohort.meta.withheld.get(name, {}).keys()) for name in modalities}
+    return TrainingCases(
+        n=len(cases),
+        lacking={name: sum(name not in case.cells for case in cases) for name in modalities},
+        withheld={name: count for name, count in taken.items() if count},
+    )
+
+
+def lacking_note(results: Mapping[str, Sequence[Results]]) -> str:
+    """How many training cases lack which modality.
+
+    Args:
+        results: {label of the method: its runs}. Where runs differ, as folds do, the smallest and the largest share are named.
+
+    Returns:
+        "training subjects without: t1 4/48, t1ce 20/48 (withheld: t1ce 15)", by method where they differ; "" where no
+        training case lacks anything or no result knows.
+    """
+    known = {label: [run.training for run in runs if run.training is not None] for label, runs in results.items()}
+    parts = {label: _parts(runs) for label, runs in known.items() if runs}
+    if not any(lacking for lacking, _ in parts.values()):
+        return ""
+    # methods that read other modalities of the same cases agree in those that they share
+    have = {label: {name for run in known[label] for name in run.lacking} for label in parts}
+    shared = _merged([lacking for lacking, _ in parts.values()], list(have.values()))
+    withheld = _merged([taken for _, taken in parts.values()], list(have.values()))
+    if shared is not None and withheld is not None:
+        return f"training subjects without: {_text(shared, withheld)}"
+    return "training subjects without, " + "; ".join(f"{label}: {_text(*part)}" for label, part in parts.items())
+
+
+def _parts(runs: Sequence[TrainingCases]) -> tuple[dict[str, str], dict[str, str]]:
+    """{modality: "4/48"} of those that some case lacks, and {modality: "15"} of those that were withheld."""
+    lacking, withheld = {}, {}
+    for name in dict.fromkeys(name for run in runs for name in run.lacking):
+        counts = sorted({(run.lacking.get(name, 0), run.n) for run in runs}, key=lambda pair: pair[0] / max(pair[1], 1))
+        if counts[-1][0]:
+            lacking[name] = " to ".join(f"{few}/{n}" for few, n in dict.fromkeys((counts[0], counts[-1])))
+        taken = sorted({run.withheld.get(name, 0) for run in runs})
+        if taken[-1]:
+            withheld[name] = " to ".join(str(count) for count in dict.fromkeys((taken[0], taken[-1])))
+    return lacking, withheld
+
+
+def _merged(parts: Sequence[Mapping[str, str]], have: Sequence[set[str]]) -> dict[str, str] | None:
+    """What all say together, None where two that read a modality do not agree on it."""
+    found = {name: text for part in parts for name, text in part.items()}
+    agreed = all(
+        part.get(name) == text for part, names in zip(parts, have, strict=True) for name, text in found.items() if name in names
+    )
+    return found if agreed else None
+
+
+def _text(lacking: Mapping[str, str], withheld: Mapping[str, str]) -> str:
+    said = ", ".join(f"{name} {share}" for name, share in lacking.items()) or "none"
+    taken = ", ".join(f"{name} {count}" for name, count in withheld.items())
+    return f"{said} (withheld: {taken})" if taken else said
