@@ -8,7 +8,7 @@ import torch
 from comodal.errors import ConfigError
 from comodal.method import Problem
 from comodal.modality import Modality, Target
-from comodal.networks.unet import EarlyFusionUNet, UNetKind, build_unet
+from comodal.networks.unet import EarlyFusionUNet, UNetKind, build_unet, logits_and_maps
 from comodal.testing import make_batch, poison
 
 WT = Target("seg", "regions", ("WT", "TC"))
@@ -93,3 +93,14 @@ def test_what_is_not_an_image_is_not_read() -> None:
     network = EarlyFusionUNet(mixed, kind="residual", width=2, levels=2)
     assert network.images == ("scan",)
     assert network(make_batch(mixed, 2)).shape == (2, 2, 8, 8)  # only the regions have logits
+
+
+@pytest.mark.parametrize("shape", [(16, 8), (8, 16, 8)])
+@pytest.mark.parametrize(("kind", "sides"), [("residual", (2, 4, 4)), ("nnunet", (1, 2, 4))])
+def test_maps_of_the_encoder_come_with_the_same_logits(kind: UNetKind, sides: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = build_unet(len(shape), 3, 2, kind=kind, width=2, levels=3)
+    image = torch.rand(2, 3, *shape)
+    logits, maps = logits_and_maps(network, image)
+    assert torch.equal(logits, network(image))
+    assert [m.shape for m in maps] == [(2, 2 * 2**k, *(side // by for side in shape)) for k, by in enumerate(sides)]

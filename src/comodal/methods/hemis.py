@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from comodal.batch import Batch, Features
+from comodal.errors import ConfigError, message
 from comodal.method import Citation, Method, MethodConfig, Monitor, OneStageConfig, Prediction, Problem, Requirements, Stage
 from comodal.modality import Target
 from comodal.networks.abstraction import encode_present, moments
@@ -138,6 +139,9 @@ class HeMIS(Method):
 
     def __init__(self, problem: Problem, config: HeMISConfig) -> None:
         super().__init__(problem, config)
+        if config.last_kernel % 2 == 0:
+            do = "5 is the default, 21 the paper's"
+            raise ConfigError(message("method.last_kernel", "be odd, to have a middle", config.last_kernel, do=do))
         images = fusable_images(problem)
         self.back_ends = nn.ModuleDict({n: BackEnd(problem.modality(n).channels, config.width) for n in images})
         classes = segmentation_classes(problem)

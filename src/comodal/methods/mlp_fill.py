@@ -40,7 +40,7 @@ from comodal.networks.segmentation import segmentation_losses, segmentation_prob
 from comodal.networks.unet import EarlyFusionUNet, fusable_images
 from comodal.processes import sum_over_processes, world_size
 
-CHUNK = 2**17  # voxels completed at once: 50 MiB for each layer of 100 units
+CHUNK = 2**14  # voxels completed at once: 6 MiB for each layer of 100 units, which a cache holds
 
 
 class MLPFillConfig(OneStageConfig):

@@ -44,14 +44,16 @@ def _conv(dims: int, channels: int, filters: int, *, kernel: int, bias: bool = F
 
 
 class Block(nn.Sequential):
-    """Twice instance normalisation, LeakyReLU and a convolution of 3, to `filters` and then to half of them."""
+    """Twice instance normalisation, LeakyReLU and a convolution of 3, to `filters` and then to half of them.
+
+    Group normalisation with one channel a group is instance normalisation, and in torch the faster of the two on a CPU.
+    """
 
     def __init__(self, dims: int, channels: int, filters: int) -> None:
-        norm = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
         parts: list[nn.Module] = []
         for before, after in ((channels, filters), (filters, filters // 2)):
             activation = nn.LeakyReLU(SLOPE, inplace=True)  # the backward of the normalisation reads its input alone
-            parts += [norm(before, affine=True), activation, _conv(dims, before, after, kernel=3)]
+            parts += [nn.GroupNorm(before, before), activation, _conv(dims, before, after, kernel=3)]
         super().__init__(*parts)
 
 
@@ -67,6 +69,7 @@ class Encoder(nn.Module):
     def __init__(self, dims: int, channels: int, filters: Sequence[int]) -> None:
         super().__init__()
         self.pool = max_pool2d if dims == 2 else max_pool3d
+        self.layout = torch.channels_last if dims == 2 else torch.channels_last_3d
         self.first = nn.Sequential(_conv(dims, channels, filters[0], kernel=1), nn.LeakyReLU(SLOPE, inplace=True))
         inputs = [filters[0], *[f // 2 for f in filters[:-1]]]
         self.blocks = nn.ModuleList(Block(dims, c, f) for c, f in zip(inputs, filters, strict=True))
@@ -75,6 +78,8 @@ class Encoder(nn.Module):
         """(b, channels, *spatial) to a tensor (b, f / 2, *spatial / 2^level) of each level."""
         scales: list[Tensor] = []
         maps = self.first(image)
+        if maps.device.type == "cpu":  # a quarter off the time of a decoding; all that follows keeps the layout
+            maps = maps.contiguous(memory_format=self.layout)
         for level, block in enumerate(self.blocks):
             maps = block(self.pool(maps, 2) if level else maps)
             scales.append(maps)

@@ -114,6 +114,7 @@ class UNetExperts(Method):
                 sampler="foreground",
                 steps=steps,
                 monitor=Monitor("DSC", "max", patience, subsets=(subset,)),
+                remedy="List in method.subsets those that some cases have",
             )
             for subset in self.subsets
         )
