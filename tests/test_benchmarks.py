@@ -30,6 +30,18 @@ def test_every_way_of_scoring_all_pairs_agrees_with_the_plain_one() -> None:
         assert ours["gradient"] == pytest.approx(plain["gradient"], rel=1e-4)
 
 
+def test_all_subsets_at_once_say_what_each_says_by_itself() -> None:
+    found = json.loads(script("subsets.py", "--small", "--rounds", "1", "--threads", "1", "--json"))
+    assert [task["method"] for task in found["tasks"]] == ["u-hemis", "cmim-seg", "hemis"]
+    for task in found["tasks"]:
+        rows = {row["way"]: row for row in task["rows"]}
+        said = rows["all"]["small_means"]
+        assert len(said) == 15 and said == pytest.approx(rows["apart"]["small_means"], abs=1e-6)
+        assert rows["one"]["small_means"] == pytest.approx({"t1+t1ce+t2+flair": said["t1+t1ce+t2+flair"]}, abs=1e-6)
+        assert rows["one"]["ratio"] == 1 and all(row["cpu_seconds"] > 0 for row in rows.values())
+    assert all(task["parts"]["encode"] > 0 < task["parts"]["decode"] for task in found["tasks"] if "parts" in task)
+
+
 def test_the_certificate_is_made_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     words = ("--small", "--out", str(tmp_path / "docs"), "--kept", str(tmp_path / "kept.json"))
     first = script("information.py", *words)

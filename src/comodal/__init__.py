@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from comodal.api import evaluate, mi, predict, report, study, train
+    from comodal.api import evaluate, mi, predict, report, reproduce, study, train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "mi", "predict", "report", "study", "train"]
+__all__ = ["__version__", "evaluate", "mi", "predict", "report", "reproduce", "study", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,43 +7,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comodal import data
-from comodal.config import load_config, validated
-from comodal.data import phantoms
+from comodal import data as datasets
+from comodal.config import load_config
 from comodal.data.cohort import Cohort
-from comodal.data.columns import read_meta
-from comodal.data.integrity import CheckReport, check_cohort
-from comodal.errors import ConfigError, UserError, message
+from comodal.data.integrity import CheckReport
+from comodal.errors import ConfigError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
 from comodal.inference.writing import Written
 from comodal.information.fit import InformationReport
 from comodal.information.fold import FitSettings
 from comodal.run import Run
+from comodal.study.cohorts import check_files, write_index, write_phantom
+from comodal.study.demo import prepare_demo
 from comodal.study.evaluating import evaluate_run
 from comodal.study.information import Array, compare
 from comodal.study.predicting import one_patient, predict_cases
+from comodal.study.published import load_table
+from comodal.study.reproducing import Reproduction, beside, prepare_table
 from comodal.study.study import StudyResult, run_study
-from comodal.training.events import Clock, Emit, Progress, Said, Table, silent
+from comodal.training.events import Emit, Said, Table, silent
 from comodal.training.plan import InitResult, plan
 from comodal.training.train import train_run
 
 if TYPE_CHECKING:
     PathLike = Path | str
-
-DEMO_STUDY = """\
-# The demonstration: two networks, trained alike but for modality dropout, on a brain phantom with four MRI sequences.
-cohort: cohort.csv
-methods:
-  - name: unet
-    config: {width: 8, levels: 4, steps: 700, rate: 0.003}
-  - name: moddrop
-    config: {width: 8, levels: 4, steps: 700, rate: 0.003}
-reference: unet
-data: {spatial_dims: 3, patch: [32, 32, 32], spacing: [5, 5, 5], draws_per_case: 4}
-splits: {fractions: [0.55, 0.1, 0.35]}
-training: {batch_size: 4, device: cpu, validations: 4, overlap: 0.25}
-"""
 
 
 def phantom(
@@ -68,7 +56,7 @@ def phantom(
         seed: Case k depends on (seed, k) only.
         missing: "none", "random", "imbalanced" or "site".
         rates: {modality: share of subjects that lack it}.
-        release: "2020" or "2023" names and label codes.
+        release: "2015", "2020" or "2023": names, label codes and format of the files.
         on_event: Listener.
 
     Returns:
@@ -77,43 +65,8 @@ def phantom(
     Raises:
         ConfigError: Unknown phantom, a value out of range, or a folder with a cohort that is not this phantom's.
     """
-    write, schema = phantoms.load_phantom(name)
-    out = Path(out)
-    _check_phantom(out / "cohort.csv", name)
-    given = {"cases": cases, "size": size, "seed": seed, "missing": missing, "rates": rates, "release": release}
-    clock: list[Clock] = []
-
-    def progress(done: int, total: int) -> None:
-        clock[:] = clock or [Clock(total)]
-        on_event(Progress("writing the phantom", done, total, clock[0].left(done)))
-
-    settings = validated(schema, {k: v for k, v in given.items() if v is not None}, f"phantom {name}")
-    write(out / "files", settings, on_progress=progress)
-    cohort = index(phantoms.PHANTOMS[name].layout, out / "files")
-    meta = cohort.meta.model_copy(update={"notes": [*cohort.meta.notes, _phantom_note(name)]})
-    made = Cohort.build(meta, cohort.cases, cohort.root)
-    if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:
-        do = "Choose another folder, or delete it to have it written anew"
-        raise ConfigError(message("--out", "hold no changed cohort", "one", file=str(out / "cohort.csv"), do=do))
-    return _saved(made, out / "cohort.csv")
-
-
-def _phantom_note(name: str) -> str:
-    return f"synthetic: the {name} phantom, made by code; what a model learns on it says nothing about patients"
-
-
-def _check_phantom(csv: Path, name: str) -> None:
-    """Refuses a cohort in the place of a phantom's that is not one."""
-    there = [file for file in (csv, csv.with_suffix(".yaml")) if file.exists()]
-    if not there:
-        return
-    try:
-        own = _phantom_note(name) in read_meta(csv.with_suffix(".yaml")).notes
-    except UserError:
-        own = False
-    if not own:
-        do = "Choose another folder"
-        raise ConfigError(message("--out", f"hold no cohort but that of the {name} phantom", "one", file=str(there[0]), do=do))
+    settings = {"cases": cases, "size": size, "seed": seed, "missing": missing, "rates": rates, "release": release}
+    return write_phantom(name, Path(out), settings, emit=on_event)
 
 
 def index(layout: str, root: PathLike, out: PathLike | None = None, *, overwrite: bool = False) -> Cohort:
@@ -132,44 +85,14 @@ def index(layout: str, root: PathLike, out: PathLike | None = None, *, overwrite
         ConfigError: Unknown layout, missing folder, or a file in the place of `out`.
         DataError: What lies there is not of this layout.
     """
-    if out is not None:
-        _check_index(Path(out), Path(root), overwrite=overwrite)
-    cohort = data.index(layout, Path(root))
-    if out is not None:
-        _saved(cohort, Path(out))
-        return Cohort.load(Path(out))
-    return cohort
-
-
-def _check_index(csv: Path, root: Path, *, overwrite: bool) -> None:
-    """Refuses to write over anything, and, when asked to overwrite, over anything but a cohort."""
-    files = (csv, csv.with_suffix(".yaml"))
-    if os.path.realpath(root) in map(os.path.realpath, files):
-        do = "Choose another name, for instance cohort.csv"
-        raise ConfigError(message("--out", "be another file than the table that is read", str(csv), do=do))
-    there = next((file for file in files if file.exists()), None)
-    if there is None:
-        return
-    do = "Choose another name, or add --overwrite to write the cohort anew"
-    if overwrite:
-        try:
-            read_meta(files[1])
-            return
-        except UserError:
-            do = "Choose another name; --overwrite replaces a cohort, a csv with its yaml, and nothing else"
-    raise ConfigError(message("--out", "be a new file", "one that is there", file=str(there), do=do))
-
-
-def _saved(cohort: Cohort, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return cohort.save(path)
+    if out is None:
+        return datasets.index(layout, Path(root))
+    return write_index(layout, Path(root), Path(out), overwrite=overwrite)
 
 
 def check(cohort: PathLike, *, on_event: Emit = silent) -> CheckReport:
     """Reads every file of a cohort to its last byte; see `comodal.data.integrity`."""
-    loaded = Cohort.load(Path(cohort))
-    clock = Clock(len(loaded))
-    return check_cohort(loaded, lambda done, total: on_event(Progress("checking", done, total, clock.left(done))))
+    return check_files(Path(cohort), emit=on_event)
 
 
 def init(
@@ -351,18 +274,57 @@ def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyR
     Returns:
         All runs and results.
     """
+    result, table = _write_study(Path(config), Path(out), on_event)
+    on_event(table)
+    on_event(Said("info", f"page: {result.out / 'page.html'}"))
+    return result
+
+
+def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, Table]:
+    """Runs a study and writes `table.md` and `page.html`; the table is for the listener."""
     from comodal.reporting.page import write_page
     from comodal.reporting.tables import markdown_table, terminal_table
 
-    result = run_study(Path(config), Path(out), emit=on_event)
+    result = run_study(config, out, emit=on_event)
     order = {result.reference: result.results[result.reference], **result.results}
     table = combine(order, modalities=Run.load(next(iter(result.runs.values()))[0]).problem.names)
     (result.out / "table.md").write_text(markdown_table(table), encoding="utf-8")
     plain = terminal_table(table)
-    on_event(Table(plain.caption, plain.columns, plain.rows))
-    page = write_page({label: result.runs[label] for label in order}, result.out / "page.html")
-    on_event(Said("info", f"page: {page}"))
-    return result
+    write_page({label: result.runs[label] for label in order}, result.out / "page.html")
+    return result, Table(plain.caption, plain.columns, plain.rows)
+
+
+def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent) -> Reproduction:
+    """One published table: ours beside the published numbers, on the phantom where no data are given.
+
+    Cohort and study are laid out in `out`; a study.yaml that is there is used as it is, and what was trained is not trained
+    again. Writes `reproduction.md`, and `table.md` and `page.html` as `study` does.
+
+    Args:
+        table: Key of TABLES ("cmim/table2").
+        out: Folder of the study.
+        data: The data set's folder.
+        on_event: Listener; at the end it hears the table, what each method got, and the footnotes.
+
+    Returns:
+        The published and our numbers.
+
+    Raises:
+        ConfigError: An unknown table, or a folder with another cohort.
+        DataError: A file of the cohort is damaged.
+    """
+    from comodal.reporting.reproduction import reproduction_text
+
+    published, root = load_table(table), None if data is None else Path(data)
+    study_file = prepare_table(published, Path(out), root=root, emit=on_event)
+    found = beside(published, _write_study(study_file, Path(out), on_event)[0])
+    text = reproduction_text(found)
+    (Path(out) / "reproduction.md").write_text(text.markdown(), encoding="utf-8")
+    for plain in (text.numbers, text.budget):
+        on_event(Table(plain.caption, plain.columns, plain.rows))
+    for note in text.notes:
+        on_event(Said("info", note))
+    return found
 
 
 def demo(out: PathLike, *, on_event: Emit = silent) -> Path:
@@ -375,16 +337,5 @@ def demo(out: PathLike, *, on_event: Emit = silent) -> Path:
     Returns:
         The page.
     """
-    out = Path(out)
-    cohort = out / "cohort.csv"
-    _check_phantom(cohort, "brain")
-    if not cohort.is_file():
-        on_event(Said("info", "writing a brain phantom: 40 subjects with FLAIR, T1, T1ce and T2, in the layout of BraTS 2020"))
-        phantom("brain", out, cases=40, size=48, seed=0, on_event=on_event)
-    report_ = check(cohort, on_event=on_event)
-    errors = [defect for defect in report_.defects if defect.level == "error"]
-    on_event(Said("info", f"checked every file to its last byte: {len(report_.defects)} remarks, {len(errors)} errors"))
-    if not (out / "study.yaml").is_file():
-        (out / "study.yaml").write_text(DEMO_STUDY, encoding="utf-8")
-    study(out / "study.yaml", out=out, on_event=on_event)
-    return out / "page.html"
+    study(prepare_demo(Path(out), emit=on_event), out=out, on_event=on_event)
+    return Path(out) / "page.html"

@@ -21,13 +21,25 @@ from comodal.methods import METHODS
 UNUSED = ("t1", "t2")
 TINY = [
     "--set=method.width=4",
-    "--set=method.levels=2",
     "--set=method.steps=2",
     "--set=training.batch_size=1",
     "--set=training.validations=0",
     "--set=training.threads=1",
-    "--set=data.patch=[32,32,16]",
 ]
+FLAT = ("hemis",)
+# Negatives are other patients, so that two must be in a batch; experts of four sequences would be 15.
+MORE = {
+    "cmim-seg": ["--set=training.batch_size=2", "--set=method.critic=[8]"],
+    "mlp-fill": ["--set=method.fill_steps=2"],
+    "unet-experts": ["--set=method.subsets=[[flair],[t1ce],[t1,t2]]"],
+}
+
+
+def settings(method: str) -> list[str]:
+    """Small, in 3-D unless the method is flat."""
+    flat = method in FLAT
+    sizes = ["--set=data.patch=[32,32]"] if flat else ["--set=data.patch=[32,32,16]", "--set=method.levels=2"]
+    return [*TINY, *sizes, *MORE.get(method, [])]
 
 
 def intact(file: Path) -> None:
@@ -88,8 +100,11 @@ def two(phantom: Path) -> Path:
 def run(request: pytest.FixtureRequest, phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of each method."""
     folder = tmp_path_factory.mktemp(request.param)
-    assert main(["init", request.param, str(phantom), "--out", str(folder / "c.yaml"), "--spatial-dims", "3"]) == 0
-    assert main(["train", str(folder / "c.yaml"), "--out", str(folder / "run"), "--device", "cpu", *TINY]) == 0
+    asked = [] if request.param in FLAT else ["--spatial-dims", "3"]
+    short = ["--minutes", "0.05"]
+    assert main(["init", request.param, str(phantom), "--out", str(folder / "c.yaml"), *asked, *short]) == 0
+    train = ["train", str(folder / "c.yaml"), "--out", str(folder / "run"), "--device", "cpu"]
+    assert main([*train, *settings(request.param)]) == 0
     return folder / "run"
 
 

@@ -31,7 +31,7 @@ def comodal(*words: str) -> subprocess.CompletedProcess[str]:
             f"COMMAND must be a known command; got 'tran'. Did you mean train? Known: {', '.join(sorted(COMMANDS))}.",
         ),
         (["init", "unett", "cohort.csv"], "METHOD must be a known method; got 'unett'. Did you mean unet"),
-        (["index", "brat", "x", "--out", "c.csv"], "LAYOUT must be a known layout; got 'brat'. Did you mean brats? Known: "),
+        (["index", "brat", "x", "--out", "c.csv"], "LAYOUT must be a known layout; got 'brat'. Did you mean brats"),
         (["phantom", "brian", "--out", "x"], "NAME must be a known phantom; got 'brian'. Did you mean brain? Known: "),
         (
             ["predict", "run", "--out", "x", "--input", "flair:a.nii"],

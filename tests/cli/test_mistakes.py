@@ -15,6 +15,7 @@ from comodal.cli.main import main
 from comodal.config import RunConfig, build_method, validated
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.normalisation import Fitted
+from comodal.methods import METHODS
 from comodal.run import Run, save_weights
 
 
@@ -67,7 +68,8 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_unknown_method(volumes: tuple[Path, Cohort], capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(["init", "modrop", str(volumes[0] / "cohort.csv")], capsys)
-    assert "METHOD must be a known method; got 'modrop'. Did you mean moddrop? Known: moddrop, unet" in text
+    known = ", ".join(sorted(METHODS))
+    assert f"METHOD must be a known method; got 'modrop'. Did you mean moddrop? Known: {known}." in text
 
 
 def test_unknown_modality(run: Path, volumes: tuple[Path, Cohort], capsys: pytest.CaptureFixture[str]) -> None:

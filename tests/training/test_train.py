@@ -43,7 +43,8 @@ def test_a_run_folder_is_whole(cohort: Path, tmp_path: Path) -> None:
     }
     assert {name: len(ids) for name, ids in run.splits.items()} == {"train": 4, "val": 2, "test": 2}
     known = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert known["threads"] >= 1 and known["warnings"] == [] and known["training_seconds"] > 0 and known["training_cpu_seconds"] > 0
+    assert known["threads"] >= 1 and known["warnings"] == []
+    assert known["training_seconds"] > 0 and known["training_cpu_seconds"] > 0
     start = lines(tmp_path / "run", "stage")[0]
     assert start["cases"] == 4 and start["parameters"] == known["parameters"]
     assert not run.method().training

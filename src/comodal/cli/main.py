@@ -31,6 +31,7 @@ from comodal.cli.options import Debug, Json, known_name
 from comodal.cli.phantom import phantom
 from comodal.cli.predict import predict
 from comodal.cli.report import report
+from comodal.cli.reproduce import reproduce
 from comodal.cli.study import study
 from comodal.cli.train import train
 from comodal.errors import ComodalError, UserError
@@ -48,11 +49,13 @@ COMMANDS: dict[str, tuple[Callable[..., Answer], str]] = {
     "predict": (predict, "Learn and predict"),
     "report": (report, "Compare and show"),
     "study": (study, "Compare and show"),
+    "reproduce": (reproduce, "Compare and show"),
     "mi": (mi, "Compare and show"),
 }
 
 # What to type after Ctrl-C; the other commands start afresh.
-CONTINUE = {"train": "continue with --resume", "study": "the same command continues it"}
+_AGAIN = "the same command continues it"
+CONTINUE = {"train": "continue with --resume", "study": _AGAIN, "reproduce": _AGAIN}
 
 # typer.UsageError is not public; typer.BadParameter is, and that is its base in every version.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]

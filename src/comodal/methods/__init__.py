@@ -81,8 +81,8 @@ METHODS: dict[str, Entry] = {
         tasks=("segmentation",),
         at_training="any images; those that a case has",
         at_test="any non-empty subset",
-        citation="Dorent, Joutard, Modat, Ourselin, Vercauteren (2019). Hetero-Modal Variational Encoder-Decoder for Joint Modality "
-        "Completion and Segmentation. MICCAI, arXiv:1907.11150.",
+        citation="Dorent, Joutard, Modat, Ourselin, Vercauteren (2019). Hetero-Modal Variational Encoder-Decoder for Joint "
+        "Modality Completion and Segmentation. MICCAI, arXiv:1907.11150.",
     ),
     "cmim-seg": Entry(
         path="comodal.methods.cmim_seg:CMIMSeg",

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from comodal.batch import Batch, Features, cleared
+from comodal.batch import Batch, Features, Value, cleared
 from comodal.errors import ConfigError, message
 from comodal.information.critics import ConcatConvolveCritic
 from comodal.information.objective import Objective
@@ -226,7 +226,7 @@ class CMIMSeg(Method):
         """Averages the logits of what each row has; rows that have every image go through the multimodal network."""
         self.require_support(present)
         columns = {name: present[:, self.problem.names.index(name)] for name in self.images}
-        held = {name: cleared(features[name], columns[name]) for name in self.images if name in features}
+        held = {name: _pair(cleared(features[name], columns[name])) for name in self.images if name in features}
         complete = torch.stack(list(columns.values())).all(0)
         count = torch.stack(list(columns.values())).sum(0).clamp(min=1)
         total = torch.stack([value[0] for value in held.values()]).sum(0)
@@ -235,3 +235,10 @@ class CMIMSeg(Method):
             stack = torch.cat([held[name][1] for name in self.images], dim=1)[complete]
             logits = logits.index_put((complete.nonzero().flatten(),), self.multimodal.network(stack))
         return Prediction(segmentation_probabilities(logits, self.problem.targets), used=present)
+
+
+def _pair(value: Value) -> tuple[Tensor, Tensor]:
+    """The logits and the image that `CMIMSeg.encode` put together."""
+    assert isinstance(value, tuple)
+    logits, image = value
+    return logits, image

@@ -1,7 +1,7 @@
 """The abstraction layer of HeMIS: what several modalities say about a voxel, as moments over those that are there.
 
-Havaei et al. (2016), HeMIS, Section 2: each modality k has its own back end, whose feature maps C_k^l live in a space common to
-all; the abstraction layer keeps, voxel by voxel and channel by channel, their mean and variance over the available modalities K,
+Havaei et al. (2016), HeMIS, Section 2: each modality k has its own back end, whose feature maps C_k^l live in a space common
+to all; the abstraction layer keeps, voxel by voxel and channel by channel, mean and variance over the available modalities K,
 
     E^l[C] = 1/|K| sum_{k in K} C_k^l,     Var^l[C] = 1/|K| sum_{k in K} (C_k^l - E^l[C])^2,
 
@@ -43,7 +43,7 @@ def encode_present(batch: Batch, encoders: nn.ModuleDict) -> dict[str, Features]
         if not len(rows):
             continue
         image = batch.image(name)
-        # torch convolves a single small volume on a CPU by a slow path: at 48^3 alone it takes three times as long as in a pair.
+        # torch convolves a single small volume on a CPU by a slow path: at 48^3 alone it takes longer than in a pair.
         slow = len(rows) == 1 and image.ndim == 5 and image.device.type == "cpu"
         if slow or len(rows) == len(batch):
             found[name] = encoder(image)

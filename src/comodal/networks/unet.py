@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,23 +69,25 @@ def logits_and_maps(network: nn.Module, image: Tensor) -> tuple[Tensor, list[Ten
         second on.
     """
     maps: list[Tensor] = []
+    parts: Any = network  # MONAI's blocks, by the names that MONAI gave them
     if isinstance(network, nn.Sequential):
-        return network.head(_residual(network.body.model, image, maps)), maps
-    hidden: Tensor = network.input_block(image)
+        return parts.head(_residual(parts.body.model, image, maps)), maps
+    hidden: Tensor = parts.input_block(image)
     maps.append(hidden)
-    for block in [*network.downsamples, network.bottleneck]:
+    for block in [*parts.downsamples, parts.bottleneck]:
         hidden = block(hidden)
         maps.append(hidden)
-    for block, skip in zip(network.upsamples, maps[-2::-1], strict=True):
+    for block, skip in zip(parts.upsamples, maps[-2::-1], strict=True):
         hidden = block(hidden, skip)
-    return network.output_block(hidden), maps
+    return parts.output_block(hidden), maps
 
 
-def _residual(block: nn.Module, hidden: Tensor, maps: list[Tensor]) -> Tensor:
+def _residual(block: Any, hidden: Tensor, maps: list[Tensor]) -> Tensor:
     """MONAI's UNet is nested: each level is (down, skip over the next level, up), the last a plain block."""
     if not (isinstance(block, nn.Sequential) and len(block) == 3 and hasattr(block[1], "submodule")):
-        maps.append(block(hidden))
-        return maps[-1]
+        bottom: Tensor = block(hidden)
+        maps.append(bottom)
+        return bottom
     down: Tensor = block[0](hidden)
     maps.append(down)
     up: Tensor = block[2](torch.cat([down, _residual(block[1].submodule, down, maps)], dim=1))

@@ -18,7 +18,7 @@ from comodal.data.reading import read_header
 from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, DataError, message
 from comodal.method import Method, Problem, Stage
-from comodal.methods import load_method
+from comodal.methods import METHODS, load_method
 from comodal.modality import first_grid
 from comodal.testing.batches import make_batch
 from comodal.testing.subject import stage_batch
@@ -80,7 +80,7 @@ def look(cohort: Cohort, grid: str | None = None) -> Seen | None:
 
 def _reason(seen: Seen, asked: int | None) -> str:
     if asked:
-        return "as asked"
+        return "as asked, or the only one that the method has"
     if seen.shape[2] == 1:
         return "2-D by nature"
     if not seen.stated:
@@ -241,6 +241,13 @@ def measure(config: RunConfig, problem: Problem, cases: int, *, device: str) -> 
     return Pace(fixed, step, follow) if follow else None
 
 
+def _able(config: RunConfig, problem: Problem) -> tuple[int, ...]:
+    """The dimensions in which the method's networks exist; both where it is not for this problem at all, which is said later."""
+    if problem.task not in METHODS[config.method_name].tasks:
+        return (2, 3)
+    return config.method_class()(problem, config.method_config()).requires.spatial_dims
+
+
 def plan(
     name: str,
     cohort_csv: Path,
@@ -268,7 +275,10 @@ def plan(
     data, keys, why = _plan_images(seen, spatial_dims, gpu) if seen is not None else ({}, {}, {})
     data = _with_other_grids(cohort, data) if seen is not None else data
     fields = cls.Config.model_fields
-    keys = {key: value for key, value in keys.items() if key in fields}
+    if "levels" in fields:  # what has no levels has a width of another meaning
+        keys = {key: value for key, value in keys.items() if key in fields}
+    else:
+        keys = {}
     batch = 4 if data.get("spatial_dims") == 3 else 16
     training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
     splits = {"fractions": [0.7, 0.1, 0.2]} if len(cohort) >= 20 else {"fractions": [0.6, 0.2, 0.2]}
@@ -280,6 +290,9 @@ def plan(
         "training": training,
     }
     config = validated(RunConfig, values, "config").resolved()
+    able = _able(config, build_problem(config, cohort, VOCABULARY))
+    if spatial_dims is None and data.get("spatial_dims", 2) not in able:  # 2-D methods see volumes slice by slice
+        return plan(name, cohort_csv, minutes=minutes, spatial_dims=able[0], written=written)
     why["batch_size"] = "fits two cores and a few GiB" if not gpu else "fits one GPU"
     why["precision"] = "bf16 on a GPU" if gpu else "full precision on a CPU"
     why["fractions"] = f"training, validation and test shares of {len(cohort)} cases, by group"

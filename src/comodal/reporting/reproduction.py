@@ -1,0 +1,159 @@
+"""A published table beside ours: for a terminal and as Markdown, with what a reader must know before comparing the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from comodal.evaluation.table import Cell, Contrast
+from comodal.reporting.about import Facts, facts
+from comodal.reporting.record import read_run
+from comodal.reporting.tables import PlainTable, p_text
+from comodal.study.reproducing import Line, Reproduction
+
+_NONE = "–"
+_BUDGET = ("method", "seed", "parameters", "steps", "time", "kept at validation")
+
+
+@dataclass(frozen=True)
+class ReproductionText:
+    """Everything that is said about a reproduction.
+
+    Attributes:
+        title: Heading.
+        numbers: Published number, our number with interval, n and differences; one line per row and method.
+        budget: What each run got: parameters, steps, minutes, and at what its weights were kept.
+        notes: Where the published numbers come from, and what ours are.
+    """
+
+    title: str
+    numbers: PlainTable
+    budget: PlainTable
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """The page `reproduction.md`."""
+        parts = [f"# {_escaped(self.title)}", _escaped(self.numbers.caption), _grid(self.numbers)]
+        parts += ["\n".join(f"- {_escaped(note)}" for note in self.notes), f"## {self.budget.caption}", _grid(self.budget)]
+        return "\n\n".join(parts) + "\n"
+
+
+def reproduction_text(found: Reproduction) -> ReproductionText:
+    """Puts a reproduction into words; reads the run folders.
+
+    Args:
+        found: What `comodal.study.reproducing.beside` gives.
+    """
+    about = facts({label: [read_run(run) for run in runs] for label, runs in found.study.runs.items()}, found.combined)
+    title = f"{found.table.title}: ours beside the published numbers"
+    return ReproductionText(title, _numbers(found), _budget(about), tuple(_notes(found, about)))
+
+
+def _numbers(found: Reproduction) -> PlainTable:
+    unit = found.table.unit
+    columns = ("available", "method", "published as", f"published, {unit}", f"ours, {unit} [95 % interval]", "n")
+    compared = any(line.difference for line in found.lines)
+    difference = (f"{found.table.subject} − method",) if compared else ()
+    rows = tuple(_row(line, compared=compared) for line in found.lines)
+    return PlainTable((*columns, *difference), rows, f"{found.table.caption}. {comparable(found)}")
+
+
+def _budget(about: Facts) -> PlainTable:
+    head, *rows = about.runs
+    keep = [head.index(name) for name in _BUDGET if name in head]
+    return PlainTable(tuple(head[i] for i in keep), tuple(tuple(row[i] for i in keep) for row in rows), "What each method got")
+
+
+def _notes(found: Reproduction, about: Facts) -> list[str]:
+    notes = [
+        f"Published: {found.table.source}. " + " ".join(found.table.remarks),
+        f"Ours: {_ours(found, about)}",
+        f"Conventions of ours: {_conventions(found)}",
+    ]
+    if any(line.difference for line in found.lines):
+        notes.append(f"Differences: {_differences(found)}")
+    return [*notes, *(f"Warning, {label}: {text}" for label, texts in about.warnings for text in texts)]
+
+
+def comparable(found: Reproduction) -> str:
+    """Whether the two columns may be compared."""
+    if found.synthetic:
+        return "Ours is synthetic; not comparable with the published column: only the order of methods may be compared."
+    if not found.same_data:
+        return f"Ours is of other data ({found.cohort}) than {found.table.data}; not comparable with the published column."
+    return f"Ours is of {found.table.data}, but of another split than the published column."
+
+
+def _row(line: Line, *, compared: bool) -> tuple[str, ...]:
+    published = _NONE if line.published is None else f"{line.published:.2f}"
+    n = str(line.ours.n) if line.ours.state == "value" else _NONE
+    difference = (_difference(line.difference, line.ours.n),) if compared else ()
+    return (line.row, line.method, line.column or _NONE, published, _value(line.ours), n, *difference)
+
+
+def _value(cell: Cell) -> str:
+    if cell.state != "value":
+        return cell.state
+    return f"{cell.value:.1f}" + ("" if cell.ci95 is None else f" [{cell.ci95[0]:.1f}, {cell.ci95[1]:.1f}]")
+
+
+def _difference(contrast: Contrast | None, n: int) -> str:
+    if contrast is None or contrast.value is None:
+        return _NONE
+    ends = "" if contrast.ci95 is None else f"[{_signed(contrast.ci95[0])}, {_signed(contrast.ci95[1])}]"
+    other = f"n={contrast.n}" if contrast.n != n else ""
+    return " ".join(part for part in (_signed(contrast.value), ends, p_text(contrast.p_holm), other) if part)
+
+
+def _signed(value: float) -> str:
+    value = round(value, 1) + 0.0  # no minus before a zero
+    return f"{value:{'+' if value else ''}.1f}"
+
+
+def _ours(found: Reproduction, about: Facts) -> str:
+    """On what, with which seeds and splits."""
+    known, config = dict(about.pairs), found.study.config
+    seeds = ", ".join(str(seed) for seed in config.seeds)
+    split = f"one split by patient (seed {config.splits.seed})"
+    if config.folds is not None:
+        split = f"folds {', '.join(map(str, config.folds))} of {config.splits.folds} by patient (seed {config.splits.seed})"
+    parts = [known.get("Cohort", found.cohort), split, known.get("Cases", ""), f"evaluated on: {config.split}"]
+    parts += [f"seed{'s' if len(config.seeds) > 1 else ''} {seeds}", known.get("The networks see", "")]
+    return f"{'; '.join(part for part in parts if part)}. {comparable(found)}"
+
+
+def _conventions(found: Reproduction) -> str:
+    said = next(one for results in found.study.results.values() for one in results).conventions.sentences()
+    metric, _, region = found.table.metric.partition("/")
+    runs = "Each case is first averaged over the runs of a method." if max(found.combined.runs.values()) > 1 else ""
+    notes = [f"{note[0].upper()}{note[1:]}." for note in found.combined.notes]
+    parts = [f"{metric} of {region}.", said[metric], _empty(found, region), said["ci95"], runs, *notes]
+    return " ".join(part for part in parts if part)
+
+
+def _empty(found: Reproduction, region: str) -> str:
+    """How many cases have no such region: in them a method that finds nothing may be right."""
+    known = {(line.ours.n, line.ours.n_neg) for line in found.lines if line.ours.n_neg is not None}
+    return " ".join(f"Without {region}: {negative} of {n} cases." for n, negative in sorted(known) if negative)
+
+
+def _differences(found: Reproduction) -> str:
+    arms = list(dict.fromkeys(line.method for line in found.lines if line.difference))
+    tests = sum(line.difference is not None and line.difference.p_value is not None for line in found.lines)
+    return (
+        f"{found.table.subject} minus {_listed(arms)}, per case, on common cases; p: Wilcoxon signed-rank test over patients, "
+        f"Holm-corrected over these {tests} tests."
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _grid(table: PlainTable) -> str:
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,208 @@
+"""A published table done again: cohort and study are laid out in a folder, and its results put beside the published numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from comodal.data.cohort import Cohort
+from comodal.errors import ConfigError, DataError, message
+from comodal.evaluation.comparison import combine
+from comodal.evaluation.results import CaseResult, Results, SubsetResult
+from comodal.evaluation.statistics import holm
+from comodal.evaluation.table import Cell, Contrast, StudyTable
+from comodal.study.cohorts import check_files, check_phantom, write_index, write_phantom
+from comodal.study.published import PublishedTable
+from comodal.study.study import StudyResult
+from comodal.training.events import Emit, Said, silent
+
+FOLDER = Path(__file__).parent / "tables"
+
+_Measured = TypeVar("_Measured", SubsetResult, CaseResult)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method in one row of the table, in the unit of the published numbers.
+
+    Attributes:
+        row: Name of the row, as printed.
+        present: The modalities that there are at test.
+        method: Label of the arm.
+        column: Its column in the published table; None where it has none.
+        published: The number there; None where there is none.
+        ours: Our number.
+        difference: The table's subject minus this method; None where the two are not compared.
+    """
+
+    row: str
+    present: tuple[str, ...]
+    method: str
+    column: str | None
+    published: float | None
+    ours: Cell
+    difference: Contrast | None = None
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A published table and ours.
+
+    Attributes:
+        table: The published one.
+        study: What was run.
+        lines: Row by row: the published columns in their order, then the arms that the paper does not have.
+        combined: Our numbers of these rows as a table of their own, as fractions.
+        cohort: What ours was run on, as tables call it.
+        synthetic: Whether that is a phantom.
+        same_data: Whether these are the data of the paper.
+    """
+
+    table: PublishedTable
+    study: StudyResult
+    lines: tuple[Line, ...]
+    combined: StudyTable
+    cohort: str
+    synthetic: bool
+    same_data: bool
+
+
+def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None, emit: Emit = silent) -> Path:
+    """Lays out cohort and study in a folder, as far as they are not there, and checks the files before the first training.
+
+    Args:
+        table: The published table.
+        out: Folder.
+        root: The data set's folder; None writes the phantom.
+        emit: Listener.
+
+    Returns:
+        The study.yaml: the shipped one, or what the user has made of it.
+
+    Raises:
+        ConfigError: The folder holds another cohort.
+        DataError: A file of the cohort is damaged.
+    """
+    csv = out / "cohort.csv"
+    if root is not None:
+        _index(table, root, csv, emit)
+    else:
+        settings = dict(table.phantom)
+        name = str(settings.pop("name"))
+        check_phantom(csv, name)
+        if not csv.is_file():
+            told = ", ".join(f"{key} {value}" for key, value in settings.items())
+            emit(Said("info", f"writing the {name} phantom ({told}), in the place of {table.data}"))
+            write_phantom(name, out, settings, emit=emit)
+    if not (out / "runs").is_dir():
+        _check(csv, emit)
+    return _lay_study(table.study if root is not None else table.phantom_study, out, emit)
+
+
+def _index(table: PublishedTable, root: Path, csv: Path, emit: Emit) -> None:
+    """Indexes the data, or finds them indexed."""
+    if not any(file.exists() for file in (csv, csv.with_suffix(".yaml"))):
+        emit(Said("info", f"indexing {table.data} (layout {table.layout})"))
+        write_index(table.layout, root, csv)
+        return
+    meta = Cohort.load(csv).meta
+    if meta.layout != table.layout or os.path.realpath(meta.root) != os.path.realpath(root):
+        rule, got = f"hold no cohort but that of {root} in the layout {table.layout}", f"one of {meta.root} ({meta.layout})"
+        raise ConfigError(message("--out", rule, got, file=str(csv), do="Choose another folder, or leave --data out"))
+
+
+def _check(csv: Path, emit: Emit) -> None:
+    """A damaged file is found now, not after hours of training."""
+    report = check_files(csv, emit=emit)
+    emit(Said("info", f"checked every file to its last byte: {len(report.defects)} remarks"))
+    errors = [defect for defect in report.defects if defect.level == "error"]
+    if errors:
+        first = errors[0]
+        got = f"{len(errors)}, the first: {first.rule}"
+        do = f"Mend it or take the row out; comodal check {csv} lists them all"
+        where = {"subject": first.subject or None, "modality": first.modality or None, "file": first.file or str(csv)}
+        raise DataError(message("cohort", "have no errors", got, do=do, **where))
+
+
+def _lay_study(name: str, out: Path, emit: Emit) -> Path:
+    """Copies the shipped study, or leaves the one that is there alone and says so where it differs."""
+    shipped, own = (FOLDER / name).read_text(encoding="utf-8"), out / "study.yaml"
+    if not own.is_file():
+        own.write_text(shipped, encoding="utf-8")
+    elif own.read_text(encoding="utf-8") != shipped:
+        emit(Said("info", f"{own} differs from the one that comes with comodal ({name}); it is used as it is"))
+    return own
+
+
+def beside(table: PublishedTable, study: StudyResult) -> Reproduction:
+    """Puts the results of a study beside the published numbers.
+
+    Args:
+        table: The published table.
+        study: What was run; an arm that the user has taken out is "not run".
+
+    Returns:
+        Both, line by line. The p values of the differences are Holm-corrected over all rows and comparisons of the table.
+    """
+    results = {label: [_only(table, one) for one in found] for label, found in study.results.items()}
+    missing = [label for label in table.columns.values() if label not in results]
+    combined = combine(results | {label: [] for label in missing})
+    cells = {frozenset(row.present): row.cells for row in combined.rows}
+    differences = _differences(table, results)
+    column_of = {arm: column for column, arm in table.columns.items()}
+    order = [*column_of, *(label for label in results if label not in column_of)]
+    lines = []
+    for row in table.rows:
+        for arm in order:
+            cell = cells.get(frozenset(row.present), {}).get(arm, {}).get(table.metric, Cell("not run"))
+            column = column_of.get(arm)
+            published = row.numbers.get(column) if column is not None else None
+            difference = differences.get((row.name, arm))
+            lines.append(Line(row.name, row.present, arm, column, published, _cell(cell, table.scale), difference))
+    meta = Cohort.load(Path(study.config.cohort)).meta
+    synthetic = any(note.startswith("synthetic") for note in meta.notes)
+    name = next(found[0].cohort for found in study.results.values())
+    same = meta.layout == table.layout and not synthetic
+    return Reproduction(table, study, tuple(lines), combined, name, synthetic, same)
+
+
+def _only(table: PublishedTable, results: Results) -> Results:
+    """The table's rows and metric of a result: intervals and corrections are then over what is shown."""
+    rows = {frozenset(row.present) for row in table.rows}
+    subsets = tuple(_of_metric(row, table.metric) for row in results.subsets if frozenset(row.present) in rows)
+    cases = tuple(_of_metric(case, table.metric) for case in results.cases if frozenset(case.present) in rows)
+    return results.model_copy(update={"subsets": subsets, "cases": cases})
+
+
+def _of_metric(item: _Measured, metric: str) -> _Measured:
+    return item.model_copy(update={"metrics": {name: value for name, value in item.metrics.items() if name == metric}})
+
+
+def _differences(table: PublishedTable, results: Mapping[str, Sequence[Results]]) -> dict[tuple[str, str], Contrast]:
+    """{(row, arm): the table's subject minus the arm}, each comparison with its own reference, one correction over all."""
+    if table.subject not in results:
+        return {}
+    found: dict[tuple[str, str], Contrast] = {}
+    for arm in (label for label in table.against if label in results):
+        pair = combine({arm: results[arm], table.subject: results[table.subject]})
+        by_row = {frozenset(row.present): row.contrasts.get(table.subject, {}).get(table.metric) for row in pair.rows}
+        for row in table.rows:
+            contrast = by_row.get(frozenset(row.present))
+            if contrast is not None:
+                found[row.name, arm] = contrast
+    corrected = holm([contrast.p_value for contrast in found.values()])
+    return {key: _contrast(c, table.scale, p) for (key, c), p in zip(found.items(), corrected, strict=True)}
+
+
+def _cell(cell: Cell, scale: float) -> Cell:
+    ends = None if cell.ci95 is None else (scale * cell.ci95[0], scale * cell.ci95[1])
+    return replace(cell, value=scale * cell.value, ci95=ends)
+
+
+def _contrast(contrast: Contrast, scale: float, p_holm: float | None) -> Contrast:
+    value = None if contrast.value is None else scale * contrast.value
+    ends = None if contrast.ci95 is None else (scale * contrast.ci95[0], scale * contrast.ci95[1])
+    return replace(contrast, value=value, ci95=ends, p_holm=p_holm)
