@@ -14,6 +14,7 @@ from comodal.data.integrity import CheckReport
 from comodal.errors import ConfigError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
+from comodal.evaluation.table import StudyTable
 from comodal.inference.writing import Written
 from comodal.information.fit import InformationReport
 from comodal.information.fold import FitSettings
@@ -266,6 +267,8 @@ def mi(
 def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:
     """Methods x seeds x folds, resumable; writes `table.md` and `page.html` into `out`.
 
+    For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences.
+
     Args:
         config: study.yaml.
         out: Folder of the study.
@@ -286,11 +289,17 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     from comodal.reporting.tables import markdown_table, terminal_table
 
     result = run_study(config, out, emit=on_event)
-    order = {result.reference: result.results[result.reference], **result.results}
-    table = combine(order, modalities=Run.load(next(iter(result.runs.values()))[0]).problem.names)
+    names = Run.load(next(iter(result.runs.values()))[0]).problem.names
+
+    def table_of(reference: str) -> StudyTable:
+        return combine({reference: result.results[reference], **result.results}, modalities=names)
+
+    table = table_of(result.reference)
     (result.out / "table.md").write_text(markdown_table(table), encoding="utf-8")
+    for label in result.config.against:
+        (result.out / f"table-minus-{label}.md").write_text(markdown_table(table_of(label)), encoding="utf-8")
     plain = terminal_table(table)
-    write_page({label: result.runs[label] for label in order}, result.out / "page.html")
+    write_page({label: result.runs[label] for label in table.methods}, result.out / "page.html")
     return result, Table(plain.caption, plain.columns, plain.rows)
 
 

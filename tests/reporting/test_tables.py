@@ -128,3 +128,17 @@ def test_wide_tables_are_split_by_region(study: Path) -> None:
         "over 15 rows and 4 methods, in the row of averages over the methods"
         in terminal_table(combine(by, resamples=50)).caption
     )
+
+
+def test_the_differences_of_many_methods_are_a_table_of_their_own() -> None:
+    """Four methods have four columns of values and three of differences; each table says which modalities and n."""
+    few = markdown_table({name: [small(name)] for name in "abc"}, metrics=["DSC/WT"])
+    many = markdown_table({name: [small(name)] for name in "abcd"}, metrics=["DSC/WT"])
+    assert sum(line.startswith("| ---") for line in few.splitlines()) == 1
+    values, differences, caption = many.strip().split("\n\n")
+    keys = len(small().subsets[-1].present) + 1
+    heads = [part.splitlines()[0].strip("| ").split(" | ") for part in (values, differences)]
+    assert heads[0][:keys] == heads[1][:keys] and heads[0][keys - 1] == "n"
+    assert heads[0][keys:] == [f"{name} DSC/WT" for name in "abcd"]
+    assert heads[1][keys:] == [f"{name} - a DSC/WT" for name in "bcd"]
+    assert len(values.splitlines()) == len(differences.splitlines()) and "minus a" in caption

@@ -254,6 +254,7 @@ def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
         ({"sedes": [0]}, "study.sedes must be a known key; got 'sedes'. Did you mean seeds?"),
         ({"seeds": [0, 1, 0]}, "study.seeds must differ from each other; got [0, 1, 0]. Write each number once."),
         ({"reference": "moddrop"}, "study.reference must be a label; got 'moddrop'."),
+        ({"against": ["dropped", "moddrop"]}, "study.against must be a label; got 'moddrop'."),
         ({"folds": [0, 1]}, "study.folds must go with splits.folds, the number of parts; got [0, 1]. Set splits.folds"),
         ({"split": "tset"}, "study.split must be"),
         ({"folds": []}, "study.folds must"),
@@ -273,3 +274,10 @@ def test_every_mistake_is_said_before_the_first_training(cohort: Path, tmp_path:
 
 def test_paths_are_relative_to_the_file_of_the_study(cohort: Path) -> None:
     assert load_study(study_file(cohort)).cohort == str(cohort)
+
+
+def test_each_further_reference_has_a_table_of_its_own(cohort: Path, whole: StudyResult) -> None:
+    api.study(study_file(cohort, against=["dropped"]), out=whole.out)
+    first, second = ((whole.out / name).read_text() for name in ("table.md", "table-minus-dropped.md"))
+    assert "dropped - unet DSC/WT" in first and "minus unet" in first
+    assert "unet - dropped DSC/WT" in second and "minus dropped" in second

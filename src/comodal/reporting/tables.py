@@ -15,6 +15,7 @@ from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 Source: TypeAlias = "Results | Sequence[Results] | Mapping[str, Sequence[Results]] | StudyTable"
 FILLED, EMPTY = "●", "○"
 _WIDEST = 12  # columns of numbers that fit on a laptop and on paper
+MOST_IN_ONE = 3  # methods whose differences stand beside their values in Markdown
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> P
 
 
 def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> str:
-    """The same table in Markdown, with its caption below.
+    """The same table in Markdown, with its caption below; of many methods, the differences are a table of their own.
 
     Args:
         source: As in `terminal_table`.
@@ -207,12 +208,19 @@ def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> s
     Returns:
         Lines of text that end with a newline.
     """
-    plain = terminal_table(source, metrics=metrics)
-    lines = [plain.columns, ["---" if i < len(plain.columns) else "" for i in range(len(plain.columns))], *plain.rows]
-    return (
-        "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in lines)
-        + f"\n\n{_escaped(plain.caption)}\n"
-    )
+    table = as_table(source)
+    plain = terminal_table(table, metrics=metrics)
+    keys, width, methods = len(table.modalities) + 1, len(plain.columns), len(table.methods)
+    values = keys + (width - keys) * methods // (2 * methods - 1)  # of M methods there are M - 1 differences
+    parts = [range(values), [*range(keys), *range(values, width)]] if methods > MOST_IN_ONE else [range(width)]
+    grids = [_grid([[line[i] for i in part] for line in (plain.columns, *plain.rows)]) for part in parts]
+    return "\n\n".join([*grids, _escaped(plain.caption)]) + "\n"
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = lines
+    every = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_escaped(text) for text in line) + " |" for line in every)
 
 
 def caption(table: StudyTable) -> str:

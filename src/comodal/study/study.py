@@ -57,6 +57,7 @@ class StudyConfig(BaseModel):
         cohort: cohort.csv, relative to the study's file.
         methods: The arms.
         reference: Label of the arm with which the others are compared; the first by default.
+        against: Labels of further arms with which the others are compared, in a table each.
         seeds: One training for each.
         folds: Numbers of the folds to run; null trains on one split.
         split: Which part is evaluated.
@@ -68,6 +69,7 @@ class StudyConfig(BaseModel):
     cohort: str
     methods: tuple[Arm, ...] = Field(min_length=1)
     reference: str = ""
+    against: tuple[str, ...] = ()
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     folds: tuple[int, ...] | None = Field(None, min_length=1)
     split: Literal["train", "val", "test", "all"] = "test"
@@ -112,10 +114,10 @@ def load_study(path: Path) -> StudyConfig:
             raise ConfigError(
                 message("study.methods.label", "be letters, digits, '-', '_' or '.'", repr(label), do="Rename the arm")
             )
-    if config.reference and config.reference not in labels:
-        raise ConfigError(
-            message("study.reference", "be a label", repr(config.reference), do=nearest(config.reference, labels))
-        )
+    for key, named in (("reference", (config.reference,) if config.reference else ()), ("against", config.against)):
+        for label in named:
+            if label not in labels:
+                raise ConfigError(message(f"study.{key}", "be a label", repr(label), do=nearest(label, labels)))
     for what, numbers in (("seeds", config.seeds), ("folds", config.folds or ())):
         if len(set(numbers)) < len(numbers):  # a run that counts twice would narrow every interval
             do = "Write each number once"
