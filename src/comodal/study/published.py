@@ -90,7 +90,7 @@ TABLES: dict[str, PublishedTable] = {
         layout="brats2015",
         data="the training set of BRATS 2015",
         study="cmim_table2.yaml",
-        phantom={"name": "brain", "cases": 40, "size": 64, "seed": 0, "release": "2015"},
+        phantom={"name": "brain", "cases": 60, "size": 64, "seed": 0, "release": "2015"},
         phantom_study="cmim_table2_phantom.yaml",
     ),
 }

@@ -242,7 +242,7 @@ def measure(config: RunConfig, problem: Problem, cases: int, *, device: str) -> 
 
 
 def _able(config: RunConfig, problem: Problem) -> tuple[int, ...]:
-    """The dimensions in which the method's networks exist; both where it is not for this problem at all, which is said later."""
+    """The dimensions in which the networks of the method exist; both where it is not for this problem, which is said later."""
     if problem.task not in METHODS[config.method_name].tasks:
         return (2, 3)
     return config.method_class()(problem, config.method_config()).requires.spatial_dims
