@@ -126,3 +126,30 @@ def test_a_run_of_two_processes_is_read_by_one(cohort: Path, tmp_path: Path) -> 
     comodal("train", config, "--out", str(tmp_path / "two"), "--devices", "2")
     assert Run.load(tmp_path / "two").method().problem.names == ("a", "b")
     train_run(config_for(cohort, training={"batch_size": 4}), tmp_path / "three", init=tmp_path / "two")
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "unet-experts": {"width": 4, "levels": 2, "steps": 3},
+    "mlp-fill": {"width": 4, "levels": 2, "steps": 3, "fill_steps": 3, "voxels": 64},
+    "hemis": {"width": 4, "front_width": 4, "steps": 5},
+    "u-hemis": {"width": 4, "levels": 2, "steps": 5},
+    "cmim-seg": {"width": 4, "levels": 2, "steps": 5, "critic": [8], "lambda_gg": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_method_trains_in_two_processes(cohort: Path, tmp_path: Path, name: str) -> None:
+    """Some rows lack a modality, so that one process may have none with it: all must enter the same sums, or all hang."""
+    config = configured(cohort, name, method=OTHERS[name])
+    comodal("train", config, "--out", str(tmp_path / "two"), "--devices", "2", "--json")
+    steps = lines(tmp_path / "two", "step")
+    assert len(steps) == sum(stage.steps or 0 for stage in Run.load(tmp_path / "two").method("cpu").stages())
+    assert all(abs(float(step["loss"])) < 1e3 for step in steps)
+
+
+def test_cmim_without_information_makes_the_steps_of_one_process(cohort: Path, tmp_path: Path) -> None:
+    config = configured(cohort, "cmim-seg", method={**OTHERS["cmim-seg"], "lambda_ll": 0.0, "lambda_gg": 0.0})
+    for out, devices in (("one", "1"), ("two", "2")):
+        comodal("train", config, "--out", str(tmp_path / out), "--devices", devices, "--json")
+    one, two = ([step["loss"] for step in lines(tmp_path / out, "step")] for out in ("one", "two"))
+    assert one == pytest.approx(two, abs=1e-4)
