@@ -83,6 +83,9 @@ class Problem:
     def __post_init__(self) -> None:
         dims: dict[str, int] = {}
         for modality in self.modalities:
+            if hasattr(nn.ModuleDict, modality.name):  # a method keeps a network for each modality under its name
+                rule, do = "not be called like a part of torch's modules", "Rename its column"
+                raise ConfigError(message("modality", rule, repr(modality.name), do=do))
             if modality.kind == "image" and dims.setdefault(modality.grid, modality.spatial_dims) != modality.spatial_dims:
                 rule, got = f"have the spatial_dims of the others of grid {modality.grid}", modality.spatial_dims
                 do = "Give it a grid of its own in cohort.yaml"
@@ -221,6 +224,10 @@ class MethodConfig(BaseModel):
     """Base of every method's configuration: frozen, and unknown keys are errors. Defaults are the paper's values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    on_cpu: ClassVar[
+        Mapping[str, Any]
+    ] = {}  # keys that `comodal init` sets where there is no GPU, as the defaults cost too much
 
 
 class OneStageConfig(MethodConfig):

@@ -64,6 +64,7 @@ class Stage:
         epochs, steps: How long; exactly one of them. With `steps` an epoch is only the interval of validation.
         batch_size: None takes the training's.
         monitor: None trains to the end and keeps the last weights; otherwise the best ones are kept.
+        least_rows: Rows that each process must have in a batch, where rows are compared with each other.
         remedy: What else a user can do where no case has what the stage asks for; "" where there is nothing but other data.
     """
 
@@ -79,6 +80,7 @@ class Stage:
     steps: int | None = None
     batch_size: int | None = None
     monitor: Monitor | None = None
+    least_rows: int = 1
     remedy: str = ""
 
     def __post_init__(self) -> None:

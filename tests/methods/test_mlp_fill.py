@@ -223,7 +223,7 @@ def test_it_needs_no_labels_and_no_augmentation() -> None:
     fill, segment = build(problem()).stages()
     assert fill.targets == () and not fill.augment and fill.steps == 2000
     assert segment.targets is None and segment.augment
-    assert fill.monitor is not None and (fill.monitor.metric, fill.monitor.mode) == ("loss", "min")
+    assert fill.monitor is None  # the last weights are kept: without a case with two images every validation would be 0
 
 
 def test_parts_are_drawn_uniformly_and_always_leave_something_to_predict() -> None:

@@ -19,7 +19,7 @@ Axis letters: see `comodal.batch`; N, M positions of a map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -43,9 +43,9 @@ from comodal.method import (
     Stage,
 )
 from comodal.networks.segmentation import labelled_where, segmentation_losses, segmentation_probabilities
-from comodal.networks.unet import EarlyFusionUNet, logits_and_maps
+from comodal.networks.unet import EarlyFusionUNet, logits_and_maps, unet_filters
 
-ALL = "all"  # names the multimodal network in loss terms
+ALL = "*"  # names the multimodal network in loss terms; no modality can be called so
 TERMS = ("ll", "lg", "gg")  # local-local, local-global, global-global
 
 
@@ -57,19 +57,25 @@ class CMIMSegConfig(OneStageConfig):
     )
     width: int = Field(16, ge=1, description="filters of the first level")
     levels: int = Field(5, ge=2, description="resolutions")
-    shared: bool = Field(False, description="one network for every subset, absent images zero, instead of one per modality")
+    shared: bool = Field(
+        False, description="one network, trained on single images and on all, absent ones zero, instead of one per modality"
+    )
     loss: Literal["dice-ce", "ce"] = Field("dice-ce", description="ce, cross-entropy alone, is the paper's")
     lambda_seg: float = Field(1.0, gt=0, description="weight of the segmentation loss")
     lambda_ll: float = Field(0.1, ge=0, description="weight of the local-local information; 0 trains plain networks")
     lambda_lg: float = Field(0.0, ge=0, description="weight of the local-global information; off in the paper's segmentation")
     lambda_gg: float = Field(0.0, ge=0, description="weight of the global-global information; off in the paper's segmentation")
     bound: Literal["jsd", "info_nce", "smile", "nwj", "dv"] = Field("jsd", description="estimate of the information")
-    critic: tuple[int, ...] = Field((512, 512), min_length=1, description="widths of the critics' hidden layers, as in DIM")
+    critic: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (512, 512), min_length=1, description="widths of the critics' hidden layers, as in DIM"
+    )
     maps: tuple[int, ...] = Field((-1,), min_length=1, description="levels whose maps are compared: 0 finest, -1 bottleneck")
     positions: int | None = Field(32, ge=1, description="positions drawn from each map in each step; null takes all")
     aligned: bool = Field(False, description="pair each position with itself only, instead of all with all")
     negatives: Literal["shift", "derangement", "all"] = Field("shift", description="of other patients: one each, or all")
     detach_multimodal: bool = Field(False, description="the information teaches the single-modality networks only")
+
+    on_cpu: ClassVar[Mapping[str, Any]] = {"critic": (64, 64)}  # 512 and 512 would cost more than all networks together
 
     @property
     def weights(self) -> dict[str, float]:
@@ -119,15 +125,12 @@ class CMIMSeg(Method):
         Raises:
             ConfigError: There is no such level.
         """
-        network = self.multimodal
-        blank = torch.zeros(1, sum(self.problem.modality(n).channels for n in self.images), *self.problem.patch)
-        with torch.no_grad():
-            maps = logits_and_maps(network.network, blank)[1]
+        filters = unet_filters(self.problem.spatial_dims, width=self.config.width, levels=self.config.levels)
         for level in self.config.maps:
-            if not -len(maps) <= level < len(maps):
+            if not -len(filters) <= level < len(filters):
                 do = "0 is the finest, -1 the bottleneck"
-                raise ConfigError(message("method.maps", f"be levels of a network that has {len(maps)}", level, do=do))
-        return {level % len(maps): maps[level].shape[1] for level in self.config.maps}
+                raise ConfigError(message("method.maps", f"be levels of a network that has {len(filters)}", level, do=do))
+        return {level % len(filters): filters[level] for level in self.config.maps}
 
     @property
     def requires(self) -> Requirements:
@@ -139,7 +142,10 @@ class CMIMSeg(Method):
         seen = tuple(dict.fromkeys([*((name,) for name in self.images), self.images]))
         monitor = Monitor("DSC", "max", self.config.patience, subsets=seen)
         how = {"": self.config.optimisation()}
-        return (Stage("train", optimisers=how, sampler="foreground", steps=self.config.steps, monitor=monitor),)
+        # A case is compared with one of the same process, or with those of all.
+        rows = 2 if self.config.weights and self.config.negatives != "all" else 1
+        steps = self.config.steps
+        return (Stage("train", optimisers=how, sampler="foreground", steps=steps, monitor=monitor, least_rows=rows),)
 
     # ------------------------------------------------------------------------------------------------ training
     def losses(self, batch: Batch, stage: Stage) -> Losses:
@@ -159,8 +165,9 @@ class CMIMSeg(Method):
         told: dict[str, Tensor] = {}
         for term, weight in self.config.weights.items():
             for name in self.images:
-                value = self._information(term, name, batch, found=found)
-                told[f"I/{term}/{name}"] = value
+                value, compared = self._information(term, name, batch, found=found)
+                if compared:  # the value of a batch without negatives is 0, which would read as the best there is
+                    told[f"I/{term}/{name}"] = value
                 terms[f"{term}/{name}"] = -weight * value
         return Losses(terms, told)
 
@@ -178,8 +185,11 @@ class CMIMSeg(Method):
         assert isinstance(network, EarlyFusionUNet)
         return network
 
-    def _information(self, term: str, name: str, batch: Batch, *, found: Mapping[str, list[Tensor]]) -> Tensor:
-        """The estimate for one modality, averaged over the levels: every process enters it, also without a row."""
+    def _information(self, term: str, name: str, batch: Batch, *, found: Mapping[str, list[Tensor]]) -> tuple[Tensor, bool]:
+        """The estimate for one modality, averaged over the levels, and whether there were two patients to compare.
+
+        Every process enters it, also without a row.
+        """
         others = torch.stack([batch.is_present(n) for n in self.images if n != name]).any(0) if len(self.images) > 1 else None
         rows = (batch.is_present(name) & others if others is not None else batch.is_present(name)).nonzero().flatten()
         patients = group_numbers([batch.groups[i] for i in rows.tolist()], device=batch.device)
@@ -189,7 +199,7 @@ class CMIMSeg(Method):
             x, y = found[name][level][rows], found[ALL][level][rows]
             pair = self._features(term, x, y.detach() if self.config.detach_multimodal else y)
             values.append(objective(*pair, groups=[patients], aligned=self.config.aligned and term == "ll"))
-        return torch.stack(values).mean()
+        return torch.stack(values).mean(), len(patients.unique()) > 1
 
     def _features(self, term: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What is paired: positions (R, N, F) of maps, or their means (R, F), which stand for global features."""
@@ -207,10 +217,15 @@ class CMIMSeg(Method):
     def predict(self, batch: Batch) -> Prediction:
         """From one image its network, from all the multimodal one, from others the mean of the logits of their networks."""
         self.require_support(batch.present)
-        if self.config.shared:
+        if self.config.shared or bool(batch.present[:, self._columns].all()):  # no single network would be heard
             logits = self.multimodal(batch)
             return Prediction(segmentation_probabilities(logits, self.problem.targets), used=batch.present)
         return self.decode(self.encode(batch), batch.present)
+
+    @property
+    def _columns(self) -> list[int]:
+        """Where the images stand among the modalities."""
+        return [self.problem.names.index(name) for name in self.images]
 
     @property
     def encodes(self) -> bool:
@@ -220,12 +235,12 @@ class CMIMSeg(Method):
     def encode(self, batch: Batch) -> dict[str, Features]:
         """{image: (logits of its network, the image itself for the multimodal one)}."""
         some = [name for name in self.images if bool(batch.is_present(name).any())]
-        return {name: (self._single(name).network(batch.image(name)), batch.image(name)) for name in some}
+        return {name: (self._single(name)(batch).float(), batch.image(name)) for name in some}
 
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
         """Averages the logits of what each row has; rows that have every image go through the multimodal network."""
         self.require_support(present)
-        columns = {name: present[:, self.problem.names.index(name)] for name in self.images}
+        columns = {name: present[:, at] for name, at in zip(self.images, self._columns, strict=True)}
         held = {name: _pair(cleared(features[name], columns[name])) for name in self.images if name in features}
         complete = torch.stack(list(columns.values())).all(0)
         count = torch.stack(list(columns.values())).sum(0).clamp(min=1)
@@ -233,7 +248,7 @@ class CMIMSeg(Method):
         logits = total / count.reshape(-1, *[1] * (total.ndim - 1))
         if bool(complete.any()):
             stack = torch.cat([held[name][1] for name in self.images], dim=1)[complete]
-            logits = logits.index_put((complete.nonzero().flatten(),), self.multimodal.network(stack))
+            logits = logits.index_put((complete.nonzero().flatten(),), self.multimodal.network(stack).float())
         return Prediction(segmentation_probabilities(logits, self.problem.targets), used=present)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -42,6 +42,8 @@ class HeMISConfig(OneStageConfig):
     complete: float = Field(0.2, ge=0, lt=1, description="first share of the steps, with all that each case has; 0: none")
     loss: Literal["dice-ce", "ce"] = Field("dice-ce", description="soft Dice plus cross-entropy, or the paper's cross-entropy")
     crop: int | None = Field(None, ge=1, description="train on crops of this side of each patch; null takes the whole patch")
+
+    on_cpu: ClassVar[Mapping[str, Any]] = {"crop": 48}  # all layers work at full size
 
 
 class BackEnd(nn.Module):

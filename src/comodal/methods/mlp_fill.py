@@ -49,7 +49,9 @@ class MLPFillConfig(OneStageConfig):
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 100), description="units of the perceptron's hidden layers")
     neighbourhood: Literal[1, 3] = Field(1, description="1: from the voxel alone; 3: from the 3 x 3 (x 3) around it")
     voxels: int = Field(2**14, ge=1, description="voxels at which a step of the perceptron learns, in each process")
-    fill_steps: int = Field(2000, ge=1, description="optimiser steps of the perceptron; `steps` are the U-Net's")
+    fill_steps: int | None = Field(
+        None, ge=1, description="optimiser steps of the perceptron; null: as many as `steps`, which are the U-Net's"
+    )
     fill_rate: float = Field(1e-3, gt=0, description="highest learning rate of the perceptron, by Adam")
     network: Literal["residual", "nnunet"] = Field(
         "residual", description="MONAI UNet with residual units, or nnU-Net's plain net"
@@ -177,7 +179,8 @@ class MLPFill(Method):
         """The perceptron, from any cases, labelled or not; then the U-Net on cases that the frozen perceptron completes.
 
         The perceptron learns without augmentation, which changes the intensities of each image on its own and so the very
-        relation between them that it is to learn; moving voxels about teaches it nothing.
+        relation between them that it is to learn; moving voxels about teaches it nothing. Its last weights are kept: it is too
+        small to learn its voxels by heart, and where no validation case has two images its loss would be 0 from the start.
         """
         config = self.config
         return (
@@ -187,8 +190,7 @@ class MLPFill(Method):
                 optimisers={"": Optimiser("adam", config.fill_rate, schedule=config.schedule)},
                 targets=(),
                 augment=False,
-                steps=config.fill_steps,
-                monitor=Monitor("loss", "min", config.patience),
+                steps=config.fill_steps or config.steps,
             ),
             Stage(
                 "segment",

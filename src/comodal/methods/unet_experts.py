@@ -51,7 +51,7 @@ def chosen_subsets(problem: Problem, wanted: Iterable[Subset] | None) -> tuple[S
     Raises:
         ConfigError: One is empty or names an unknown modality, or there is none.
     """
-    every = tuple(subsets(problem.names))
+    every = tuple(subsets([m.name for m in problem.modalities if m.kind == "image"]))
     if wanted is None:
         return every
     asked = {frozenset(problem.modality(name).name for name in subset) for subset in wanted}

@@ -16,6 +16,15 @@ from comodal.method import Problem
 UNetKind = Literal["residual", "nnunet"]
 
 
+def unet_filters(spatial_dims: int, *, width: int, levels: int) -> list[int]:
+    """Filters of each level of `build_unet`, the finest first: doubled from level to level, up to 320 in 3-D and 512 in 2-D.
+
+    >>> unet_filters(3, width=32, levels=6)
+    [32, 64, 128, 256, 320, 320]
+    """
+    return [min(width * 2**level, 320 if spatial_dims == 3 else 512) for level in range(levels)]
+
+
 def build_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kind: UNetKind, width: int, levels: int) -> nn.Module:
     """Builds a U-Net with instance normalisation.
 
@@ -35,7 +44,7 @@ def build_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kind: 
     """
     from monai.networks.nets import DynUNet, UNet  # here, since MONAI takes seconds to import
 
-    filters = [min(width * 2**i, 320 if spatial_dims == 3 else 512) for i in range(levels)]
+    filters = unet_filters(spatial_dims, width=width, levels=levels)
     down = [2] * (levels - 1)
     if kind == "residual":
         # MONAI's UNet would normalise a map of `out_channels` channels just before its last convolution; with one region that

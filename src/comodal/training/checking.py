@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from comodal.config import RunConfig, build_method, build_problem
@@ -45,12 +46,21 @@ def check_training(
     method = build_method(config, problem)
     for stage in method.stages():
         stage_cases(problem, cohort, splits["train"], stage=stage)
-        check_batch_size(stage.batch_size or config.training.batch_size, config.training.devices)
+        size = stage.batch_size or config.training.batch_size
+        check_batch_size(size, config.training.devices)
+        if size // config.training.devices < stage.least_rows:
+            rule = f"give each process {stage.least_rows} rows, which are compared with each other"
+            got, do = f"{size} for {config.training.devices}", f"Raise it to {stage.least_rows * config.training.devices}"
+            raise ConfigError(message(f"training.batch_size for stage {stage.name}", rule, got, do=do))
         _check_monitor(method, stage)
         if config.training.validations and stage.monitor is not None and splits["val"]:  # who wants none has an empty split
             _check_validation(method, stage, cohort, ids=splits["val"])
     if init is not None:
         take_weights(method, Run.load(init), silent)
+    for name in problem.names:
+        if not any(name in cohort.case(i).cells for i in splits["train"]) and init is None:
+            said = f"No training case has {name}: what is predicted from it rests on weights that never learned."
+            emit(Said("warning", f"{said} Leave it out of data.modalities."))
     names = [target.name for target in problem.targets]
     if splits["test"] and not any(name in cohort.case(i).cells for i in splits["test"] for name in names):
         emit(Said("warning", f"No test case has {' or '.join(names)}: there is nothing to evaluate this training on."))
@@ -105,8 +115,31 @@ def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: 
         needed: Whether there must be one.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none; the message says so where that is for what was withheld.
     """
+    found = _fitting(problem, cohort, ids, stage=stage)
+    if not found and needed:
+        wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else [t.name for t in problem.targets])]
+        rule, got = f"have training cases with {', '.join(wanted)}", "none"
+        do = stage.remedy or "Fill the cohort's columns, or change the split"
+        before = _fitting(problem, _given_back(cohort), ids, stage=stage) if cohort.meta.withheld else []
+        if before:
+            got = f"none, since data.withhold takes a modality from each of the {len(before)} that there are"
+            do = f"Lower the rates of data.withhold ({', '.join(cohort.meta.withheld)}), or leave it out"
+        raise ConfigError(message(f"Stage {stage.name}", rule, got, do=do))
+    return found
+
+
+def _given_back(cohort: Cohort) -> Cohort:
+    """The cohort with all that was withheld from its cases."""
+    taken = cohort.meta.withheld
+    rows = [
+        replace(c, cells={**c.cells, **{n: cells[c.id] for n, cells in taken.items() if c.id in cells}}) for c in cohort.cases
+    ]
+    return replace(cohort, cases=tuple(rows))
+
+
+def _fitting(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: Stage) -> list[Case]:
     every = [t.name for t in problem.targets]
     segments = [t.name for t in problem.targets if t.is_segmentation]
     # A segmentation lies on the voxels of an image: a case with a mask and nothing but a report cannot be drawn from.
@@ -120,8 +153,4 @@ def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: 
         lies = not any(t in case.cells for t in segments) or any(n in case.cells for n in images)
         if labelled and present and lies:
             found.append(case)
-    if not found and needed:
-        wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else every)]
-        do = stage.remedy or "Fill the cohort's columns, or change the split"
-        raise ConfigError(message(f"Stage {stage.name}", f"have training cases with {', '.join(wanted)}", "none", do=do))
     return found

@@ -178,7 +178,7 @@ class Pace:
     Attributes:
         fixed: Seconds for the stages whose length is their own.
         step: Seconds more for each of `method.steps`, in all stages that are as long as these say.
-        stages: How many those are.
+        stages: How many those are; stages that share `method.steps` count as one.
     """
 
     fixed: float
@@ -227,7 +227,7 @@ def measure(config: RunConfig, problem: Problem, cases: int, *, device: str) -> 
     """
     method, other = (build_method(_with_steps(config, steps), problem) for steps in (LEAST_STEPS, 2 * LEAST_STEPS))
     known: dict[object, float] = {}
-    fixed, step, follow = 0.0, 0.0, 0
+    fixed, step, follow = 0.0, 0.0, 0.0
     for stage, longer in zip(method.stages(), other.stages(), strict=True):
         kind = _kind(method, stage)
         if kind not in known:
@@ -237,8 +237,8 @@ def measure(config: RunConfig, problem: Problem, cases: int, *, device: str) -> 
         share = (long - short) / LEAST_STEPS  # 1 where the stage is as long as `steps` says, 0 where it has a length of its own
         step += known[kind] * share
         fixed += known[kind] * (short - share * LEAST_STEPS)
-        follow += share > 0
-    return Pace(fixed, step, follow) if follow else None
+        follow += share
+    return Pace(fixed, step, max(1, round(follow))) if follow else None
 
 
 def _able(config: RunConfig, problem: Problem) -> tuple[int, ...]:
@@ -275,10 +275,9 @@ def plan(
     data, keys, why = _plan_images(seen, spatial_dims, gpu) if seen is not None else ({}, {}, {})
     data = _with_other_grids(cohort, data) if seen is not None else data
     fields = cls.Config.model_fields
-    if "levels" in fields:  # what has no levels has a width of another meaning
-        keys = {key: value for key, value in keys.items() if key in fields}
-    else:
-        keys = {}
+    # The sizes are those of the U-Nets of `networks/unet.py`; in other networks the same words mean something else.
+    keys = {key: value for key, value in keys.items() if key in fields and "network" in fields}
+    keys |= {} if gpu else cls.Config.on_cpu
     batch = 4 if data.get("spatial_dims") == 3 else 16
     training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
     splits = {"fractions": [0.7, 0.1, 0.2]} if len(cohort) >= 20 else {"fractions": [0.6, 0.2, 0.2]}
@@ -303,8 +302,10 @@ def plan(
         cases = max(1, int(len(cohort) * splits["fractions"][0]))
         pace = measure(config, build_problem(config, cohort, VOCABULARY), cases, device="cuda" if gpu else "cpu")
         if pace is not None:
-            config = _with_steps(config, pace.steps_in(budget * AUGMENT_SHARE))
-            why["steps"] = f"about {budget / 60:.3g} minutes here, at {pace}"
+            steps = pace.steps_in(budget * AUGMENT_SHARE)
+            config = _with_steps(config, steps)
+            taken = (pace.fixed + pace.step * steps) / AUGMENT_SHARE  # more than asked for where no fewer steps teach anything
+            why["steps"] = f"about {taken / 60:.3g} minutes here, at {pace}"
     return InitResult(config, commented(config, why))
 
 
