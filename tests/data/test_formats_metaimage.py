@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,68 @@ def test_what_is_guessed_is_noted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.sort(read_volume(tmp_path / "a.mha").array.ravel()), np.arange(24))
 
 
+def test_what_itk_writes_of_its_dictionary_is_no_hindrance(tmp_path: Path) -> None:
+    image = itk().GetImageFromArray(numbers((4, 3, 2)))
+    for key, value in {
+        "0010|0010": "M\u00fcller^Hans",
+        "Series Description": "t1 = axial",
+        "0008|103e": "ends \x85 lines \u2028 of \x0c other \x1c kinds",
+        "Comment": "a",
+        "0028|0010:x": "b",
+    }.items():
+        image.SetMetaData(key, value)
+    for name in ("plain.mha", "packed.mha"):
+        itk().WriteImage(image, str(tmp_path / name), name == "packed.mha")
+        assert b"0010|0010 = M" in (tmp_path / name).read_bytes()
+        np.testing.assert_array_equal(np.sort(read_volume(tmp_path / name).array.ravel()), np.arange(24))
+        assert read_header(tmp_path / name).shape == (2, 3, 4)
+
+
+def test_lines_that_are_not_read_may_repeat(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mha", Comment="a\nComment = b\n\n = c\nA key = d\nA key = e")
+    assert read_volume(path).array.shape == (1, 2, 3, 4)
+
+
+def test_a_header_may_be_long(tmp_path: Path) -> None:
+    lines: dict[str, Any] = {"0009|1001": "x" * 500_000}
+    assert read_volume(save(tmp_path / "a.mha", **lines)).array.shape == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "comment", ["Anna Example\nAnna Example", "a\n0010|0010 Anna Example", "x\nDimSize = 2 3 4\nAnna Example"]
+)
+def test_no_message_quotes_a_line_that_is_not_known(tmp_path: Path, comment: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_header(save(tmp_path / "a.mha", Comment=comment))
+    assert "line " in str(error.value) and "Anna" not in str(error.value)
+
+
+@pytest.mark.parametrize("spacing", ["1e-5 1e-5 1e-5", "1e-6 1 1e6"])
+def test_voxels_may_be_tiny_and_long(tmp_path: Path, spacing: str) -> None:
+    volume = read_volume(save(tmp_path / "a.mha", ElementSpacing=spacing))
+    np.testing.assert_allclose(volume.header.spacing, [float(word) for word in spacing.split()])
+    again = read_volume(write_volume(volume.array[0], volume.geometry, tmp_path / "out"))
+    np.testing.assert_array_equal(again.array, volume.array)
+
+
+def test_any_geometry_is_read_and_written_or_refused(tmp_path: Path) -> None:
+    random, read = np.random.default_rng(0), 0
+    for _ in range(300):
+        wide = float(random.choice([0, 1, 8, 30, 300]))
+        words = [" ".join(map(str, random.normal(size=n) * 10 ** random.uniform(-wide, wide, n))) for n in (9, 3, 3)]
+        lines: dict[str, Any] = dict(zip(("TransformMatrix", "Offset", "ElementSpacing"), words, strict=True))
+        path = save(tmp_path / "a.mha", **lines)
+        try:
+            volume = read_volume(path)
+        except DataError:
+            continue
+        read += 1
+        header = volume.geometry.header
+        assert np.isfinite(header.get_sform()).all() and np.isfinite(header.get_qform()).all()
+        write_volume(volume.array[0], volume.geometry, tmp_path / "out")
+    assert 50 < read < 250
+
+
 @pytest.mark.parametrize("affine", [np.diag([-1.0, -1, 1, 1]), np.diag([2.0, -1, 3, 1])], ids=["lps", "mixed"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_writer_of_phantoms_is_read_by_both(tmp_path: Path, affine: Any, zipped: bool) -> None:
@@ -293,6 +356,41 @@ def test_bytes_behind_a_whole_zlib_stream_are_noted(tmp_path: Path) -> None:
     assert read_volume(path).notes == read_header(path).notes == ("4 bytes after the image were ignored",)
 
 
+@pytest.mark.parametrize("sized", [False, True])
+def test_bytes_inside_the_block_behind_the_stream_are_noted(tmp_path: Path, sized: bool) -> None:
+    block = packed() + bytes(300_000)  # more than is read at a time
+    lines: dict[str, Any] = {"CompressedDataSize": str(len(block))} if sized else {}
+    volume = read_volume(save(tmp_path / "a.mha", block, CompressedData="True", **lines))
+    assert volume.notes == ("300000 bytes after the image were ignored",)
+    np.testing.assert_array_equal(np.sort(volume.array.ravel()), np.arange(24))
+
+
+@pytest.mark.parametrize("block", [b"\x01\x02\x03" * 16, b"\x01\n" * 24, b"\x01\r" * 24, packed()])
+def test_a_header_without_its_last_line_break(tmp_path: Path, block: bytes) -> None:
+    path = save(tmp_path / "a.mha", b"")
+    path.write_bytes(path.read_bytes().removesuffix(b"\n") + block)
+    with pytest.raises(DataError) as error:
+        read_volume(path)
+    assert "must have a line break behind ElementDataFile = LOCAL; got none: the voxels" in str(error.value)
+    assert "Export the image again" in str(error.value) and "\\x" not in str(error.value)
+
+
+def test_bytes_in_the_place_of_a_file_name_are_not_printed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="got ElementDataFile = no text "):
+        read_volume(save(tmp_path / "a.mha", ElementDataFile="\x01\x02"))
+
+
+def test_a_file_packed_by_gzip_says_how_to_unpack_it(tmp_path: Path) -> None:
+    data = save(tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha.gz").write_bytes(gzip.compress(data))
+    for read in (read_header, read_volume):
+        with pytest.raises(DataError, match=r"MetaImage that is packed inside, .*; got one inside a gzip .*Unpack it with gun"):
+            read(tmp_path / "a.mha.gz")
+    (tmp_path / "a.mha.gz").write_bytes(gzip.compress(data)[:12] + b"\xff" * 60)
+    with pytest.raises(DataError, match="undamaged gzip file"):
+        read_header(tmp_path / "a.mha.gz")
+
+
 def test_damaged_compression_is_refused(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 1000, (20, 20, 20)).astype(np.int16)
     whole = packed(array)
@@ -359,8 +457,18 @@ def test_a_decompression_bomb_stops_at_the_size_of_the_header(tmp_path: Path) ->
         ({"HeaderSize": "100"}, "have its voxels right behind its header; got HeaderSize = '100'"),
         ({"ObjectType": "Scene"}, "be a MetaImage of ObjectType Image; got 'Scene'"),
         ({"ElementNumberOfChannels": "0"}, "have at least one voxel"),
-        ({"Comment": "a\nno key here"}, "have a MetaImage header of lines `key = value`; got 'no key here'"),
-        ({"Comment": "a\nNDims = 3"}, "say NDims once in its header; got twice"),
+        ({"Comment": "a\nno key here"}, "have a MetaImage header of lines `key = value`; got another line 12 "),
+        ({"Comment": "a\nNDims = 3"}, "say NDims once in its header; got it again in line 12 "),
+        ({"Offset": "1e308 0 0"}, "have an affine of at most 1e[+]09 mm; got 1 0 0 1e[+]308; "),
+        ({"Offset": "0 1e39 0"}, "have an affine of at most 1e[+]09 mm"),
+        ({"ElementSpacing": "1e300 1e300 1e300"}, "have an affine of at most 1e[+]09 mm"),
+        ({"ElementSpacing": "1e-300 1 1"}, "have axes and spacings that can be inverted"),
+        ({"ElementSpacing": "1e-12 1 1"}, "have voxels of at least 1e-09 mm"),
+        ({"TransformMatrix": " ".join(["1e308"] * 9)}, "have an affine of at most 1e[+]09 mm"),
+        ({"TransformMatrix": "1e200 0 0 0 1e200 0 0 0 1e200", "ElementSpacing": "1e200 1 1"}, "have axes .* got inf 0 0 0; "),
+        ({"TransformMatrix": "1e-200 0 0 0 1 0 0 0 1", "ElementSpacing": "1e-200 1 1"}, "have axes and spacings that"),
+        ({"TransformMatrix": "1 0 0 1 1e-9 0 0 0 1"}, "have axes and spacings that can be inverted"),
+        ({"DimSize": f"1{'0' * 400} 1 1"}, "need at most 4 GiB in memory; got more than 1e30 GiB"),
     ],
 )
 def test_impossible_headers_are_refused(tmp_path: Path, changes: Any, text: str) -> None:

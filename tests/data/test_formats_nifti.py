@@ -238,6 +238,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
         (108, "<f", (12.0,), "have vox_offset of at least 352; got 12.0"),
         (280, "<4f", (0, 0, 0, 0), "have an affine that can be inverted"),
         (280, "<4f", (float("nan"), 0, 0, 0), "have an affine that can be inverted"),
+        (280, "<4f", (1e38, 0, 0, 0), "have an affine of at most 1e[+]09 mm"),
         (344, "4s", (b"ni1\0",), "be single-file NIfTI"),
         (344, "4s", (b"\0\0\0\0",), "be single-file NIfTI"),
     ],

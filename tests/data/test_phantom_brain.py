@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from comodal.data import index
+from comodal.data.cohort import Cohort
+from comodal.data.folders import MARK, Tree, synthetic_note
 from comodal.data.phantoms import layout_of
 from comodal.data.phantoms.brain import (
     DEFAULT_RATES,
@@ -29,6 +31,8 @@ from comodal.data.phantoms.brain import (
 from comodal.data.phantoms.fields import make_frame, step
 from comodal.data.reading import read_volume
 from comodal.errors import ConfigError, DataError
+from comodal.study.cohorts import write_phantom
+from comodal.study.evaluating import cohort_name
 from comodal.testing.dataset import check_dataset
 
 CASES = 12
@@ -71,7 +75,7 @@ def test_files_are_those_of_brats(tmp_path: Path) -> None:
     write_brain(tmp_path / "out", BrainPhantom(cases=2), on_progress=lambda done, total: seen.append((done, total)))
     files = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
     expected = [f"BraTS20_Training_{k:03d}/BraTS20_Training_{k:03d}_{c}.nii.gz" for k in (1, 2) for c in (*MODALITIES, "seg")]
-    assert files == sorted([*expected, "phantom.json"])
+    assert files == sorted([*expected, "phantom.json", "SYNTHETIC.txt"])
     assert seen == [(1, 2), (2, 2)]
     image = load(tmp_path / "out" / files[0])
     assert image.shape == (48, 48, 31)
@@ -101,7 +105,9 @@ def test_release_2015_holds_what_2020_holds(tmp_path: Path) -> None:
     for release in ("2015", "2020"):
         write_brain(tmp_path / release, BrainPhantom(release=release, **settings))
     new, old = check_dataset("brats2015", tmp_path / "2015"), index("brats", tmp_path / "2020")
-    assert new.ids == tuple(f"brats_2013_pat{k:04d}_1" for k in (1, 2, 3))
+    config = BrainPhantom(release="2015", **settings)
+    assert new.ids == ("HGG_brats_2013_pat0001_1", "LGG_brats_2013_pat0001_1", "brats_2013_pat0002_1")
+    assert new.ids == tuple(config.case_id(k) for k in range(3))
     assert new.meta.notes[0].startswith("2 cases of high-grade (HGG) and 1 of")
     assert [case.site for case in new.cases] == [case.site for case in old.cases] != ["", "", ""]
     assert new.modalities == old.modalities and [m.name for m in new.modalities] == ["t1", "t1ce", "t2", "flair"]
@@ -118,7 +124,8 @@ def test_release_2015_holds_what_2020_holds(tmp_path: Path) -> None:
 def test_release_2015_has_its_names_and_codes() -> None:
     config = BrainPhantom(release="2015", low_grade=1)
     stem = "VSD.Brain_3more.XX.O.OT.54523"
-    assert config.file_name(1, "seg") == f"LGG/brats_2013_pat0002_1/{stem}/{stem}.mha"
+    assert config.file_name(1, "seg") == f"LGG/brats_2013_pat0001_1/{stem}/{stem}.mha"
+    assert [config.case_name(k) for k in (0, 1, 2, 3)] == [f"brats_2013_pat{k:04d}_1" for k in (1, 1, 2, 2)]
     names = [Path(config.file_name(k, column)).name for k in range(20) for column in (*MODALITIES, "seg")]
     assert len(set(names)) == 100 and sum(name.startswith("VSD.Brain.XX.O.MR_T1.") for name in names) == 20
     # without enhancement nothing is necrosis: the core is 3, where 2020 has 1
@@ -181,6 +188,41 @@ def test_the_largest_size_has_the_voxels_of_brats() -> None:
     assert frame.box[2] == slice(0, 155)
     for size in (48, 64, 119, 120, 240):
         assert all(np.abs(axis).max() < 120 for axis in make_frame(size).axes(fine=True))
+
+
+@pytest.mark.parametrize("release", ["2015", "2020", "2023"])
+def test_files_of_a_phantom_say_that_they_are_synthetic(tmp_path: Path, release: Literal["2015", "2020", "2023"]) -> None:
+    config = BrainPhantom(cases=3, release=release)
+    root, layout = tmp_path / "out" / "files", layout_of("brain", config)
+    made = Cohort.load(write_phantom("brain", tmp_path / "out", config.model_dump()))
+    notes = made.meta.notes
+    assert [note for note in notes if note.startswith("synthetic")] == [notes[-1]] == [synthetic_note("brain")]
+    inside = sorted(path for path in root.iterdir() if path.is_dir())[0]
+    for place in (root, inside, tmp_path / "out"):  # from the folder around, inside and above
+        found = index(layout, place)
+        assert [note for note in found.meta.notes if note.startswith("synthetic")] == [notes[-1]]
+        assert cohort_name(found) == f"{layout} (synthetic)"
+    assert index(layout, root) == made
+    # one that was written before there was the mark: the same cohort, and then it has the mark
+    (root / MARK).unlink()
+    assert not [note for note in index(layout, root).meta.notes if note.startswith("synthetic")]
+    before = (tmp_path / "out" / "cohort.yaml").read_bytes()
+    write_phantom("brain", tmp_path / "out", config.model_dump())
+    assert (tmp_path / "out" / "cohort.yaml").read_bytes() == before and (root / MARK).is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (b"synthetic: by a diffusion model\nmore", "synthetic: by a diffusion model"),
+        (b"", "synthetic: SYNTHETIC.txt lies beside the files"),
+        (b"\xff\x00", "synthetic: SYNTHETIC.txt lies beside the files"),
+        (b"synthetic \x1b[1m", "synthetic: SYNTHETIC.txt lies beside the files"),
+    ],
+)
+def test_a_mark_of_somebody_else(tmp_path: Path, text: bytes, note: str) -> None:
+    (tmp_path / MARK).write_bytes(text)
+    assert Tree.scan(tmp_path).synthetic() == [note]
 
 
 # What is in them

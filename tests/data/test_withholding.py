@@ -41,11 +41,20 @@ def lost(before: Cohort, after: Cohort) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.02, 0), (0.35, 7), (0.5, 10), (0.99, 20)])
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (0.02, 0), (0.35, 7), (0.5, 10), (0.99, 19)])
 def test_the_number_is_exact(rate: float, expected: int) -> None:
     before = whole(20)
     gone = lost(before, withhold(before, {"t1": rate}, ids=before.ids, seed=0))
     assert {name: len(cases) for name, cases in gone.items()} == ({"t1": expected} if expected else {})
+
+
+@pytest.mark.parametrize(("patients", "rate"), [(3, 0.9), (2, 0.75), (1, 0.5), (1, 0.99)])
+def test_rounding_takes_a_modality_from_nobody_s_last(patients: int, rate: float) -> None:
+    before = whole(patients)
+    after = withhold(before, {"t1": rate, "t2": 0.0}, ids=before.ids, seed=0)
+    assert [sum(name in case.cells for case in after.cases) for name in NAMES] == [patients, 1, patients]
+    none = cohort({"p0": ("flair",)})  # and where nobody has it
+    assert lost(none, withhold(none, {"t1": rate}, ids=none.ids, seed=0)) == {}
 
 
 def test_the_share_is_of_those_that_have_it() -> None:

@@ -21,6 +21,7 @@ from comodal.errors import ConfigError
 from comodal.information.critics import ConcatConvolveCritic
 from comodal.information.objective import Objective
 from comodal.method import Losses, Problem
+from comodal.methods import cmim_seg
 from comodal.methods.cmim_seg import CMIMSeg, CMIMSegConfig
 from comodal.methods.unet import UNet, UNetConfig
 from comodal.modality import Modality, Target
@@ -140,31 +141,82 @@ def test_a_critic_that_says_nothing_gives_minus_2_log_2(negatives: str) -> None:
 
 
 @torch.no_grad()
-def slow_value(built: CMIMSeg, batch: Batch, name: str) -> float:
-    """Sums of the formula, one pair after the other: all positions with all, negatives are those of the next case."""
-    critic = objective(built, f"ll-{name}-1").critic
+def slow_value(built: CMIMSeg, batch: Batch, name: str, *, term: str = "ll", places: list[int] | None = None) -> float:
+    """Sums of the formulas, one pair after the other; negatives are those of the next case.
+
+    All positions with all, or, where `places` are given, each of these with itself; a global feature is the mean of a map.
+    """
+    critic = objective(built, f"{term}-{name}-1").critic
     single = built.single[name]
     assert isinstance(single.network, nn.Module)
     x = logits_and_maps(single.network, batch.image(name))[1][-1].flatten(2)  # (B, F, N)
     y = logits_and_maps(built.multimodal.network, built.multimodal.stack(batch))[1][-1].flatten(2)
+    x, y = (x.mean(2, keepdim=True) if term == "gg" else x), (y if term == "ll" else y.mean(2, keepdim=True))
+    pairs = [(n, m) for n in range(x.shape[2]) for m in range(y.shape[2])] if places is None else [(n, n) for n in places]
     joint, marginal = [], []
     for case in range(len(batch)):
         other = (case + 1) % len(batch)
-        for n in range(x.shape[2]):
-            for m in range(y.shape[2]):
-                joint.append(-softplus(-critic(x[case, :, n], y[case, :, m])))
-                marginal.append(softplus(critic(x[case, :, n], y[other, :, m])))
+        joint += [-softplus(-critic(x[case, :, n], y[case, :, m])) for n, m in pairs]
+        marginal += [softplus(critic(x[case, :, n], y[other, :, m])) for n, m in pairs]
     return float(torch.stack(joint).mean() - torch.stack(marginal).mean())
 
 
-def test_the_local_local_term_is_that_of_the_paper_pair_by_pair() -> None:
-    built = method(positions=None)
+@pytest.mark.parametrize("term", ["ll", "lg", "gg"])
+def test_every_term_is_that_of_the_paper_pair_by_pair(term: str) -> None:
+    """Also which side is local: lg pairs positions of the single network with the whole of the multimodal one."""
+    built = method(positions=None, lambda_lg=0.2, lambda_gg=0.3)
     batch = make_batch(problem(), 3)
     found = losses(built, batch)
+    weight = {"ll": 0.1, "lg": 0.2, "gg": 0.3}[term]
     for name in SEQUENCES:
-        slow = slow_value(built, batch, name)
+        slow = slow_value(built, batch, name, term=term)
+        assert float(found.diagnostics[f"I/{term}/{name}"]) == pytest.approx(slow, abs=1e-5)
+        assert float(found[f"{term}/{name}"].detach()) == pytest.approx(-weight * slow, abs=1e-6)
+
+
+def test_aligned_positions_are_drawn_once_for_both_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, batch = method(aligned=True, positions=2), make_batch(problem(), 3)
+    places = [0, 3]
+    given = torch.tensor([places])
+
+    def draw(count: int, *_: Any, **__: Any) -> Tensor:
+        """The first draw, and another one after it."""
+        nonlocal given
+        now, given = given, given.flip(1)
+        return now.expand(count, -1)
+
+    monkeypatch.setattr(cmim_seg, "draw_locations", draw)
+    found = losses(built, batch)
+    for name in SEQUENCES:
+        slow = slow_value(built, batch, name, places=places)
         assert float(found.diagnostics[f"I/ll/{name}"]) == pytest.approx(slow, abs=1e-5)
-        assert float(found[f"ll/{name}"].detach()) == pytest.approx(-0.1 * slow, abs=1e-6)
+
+
+def test_levels_are_averaged() -> None:
+    built, batch = method(maps=(0, 1), positions=None), make_batch(problem(), 3)
+    both = losses(built, batch).diagnostics["I/ll/t1"]
+    each = []
+    for level in (0, 1):
+        one = CMIMSeg(built.problem, CMIMSegConfig.model_validate({**TINY, "maps": (level,), "positions": None}))
+        weights = built.state_dict()
+        one.load_state_dict({key: weights[key] for key in one.state_dict()})
+        each.append(losses(one, batch).diagnostics["I/ll/t1"])
+    assert float(both) == pytest.approx(float(sum(each)) / 2, abs=1e-6)
+    assert float(each[0]) != pytest.approx(float(each[1]), abs=1e-4)
+
+
+def test_a_network_learns_from_the_rows_that_have_its_modality() -> None:
+    """An image of zeros with a label would teach it something else."""
+    built, batch = method(lambda_ll=0.0), make_batch(problem(), 4)
+    present = batch.present.clone()
+    present[2:] = torch.tensor([True, False, True])
+    gradients = []
+    for given in (batch.restrict(present), batch.rows([0, 1])):
+        built.zero_grad()
+        torch.stack(list(losses(built, given).values())).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in built.single["t1"].named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("term", ["ll", "lg", "gg"])
@@ -184,7 +236,8 @@ def test_slices_of_one_patient_are_no_negatives() -> None:
     """Without another patient in the batch nothing is compared, and no critic learns."""
     built, batch = method(), make_batch(problem(), 4)
     found = losses(built, replace(batch, groups=("p",) * 4))
-    assert all(float(value) == 0.0 for value in found.diagnostics.values())
+    assert not found.diagnostics  # a value of 0 would read as the best there is
+    assert all(float(found[f"ll/{name}"].detach()) == 0.0 for name in SEQUENCES)
     torch.stack(list(found.values())).sum().backward()
     assert all(float(p.grad.abs().sum()) == 0 for p in built.objectives.parameters() if p.grad is not None)
     two = losses(built, replace(batch, groups=("p", "p", "q", "q")))
@@ -246,6 +299,24 @@ def test_one_image_goes_through_its_network_all_through_the_multimodal_and_two_a
         every = built.predict(batch)
         torch.testing.assert_close(every.probabilities["seg"], built.multimodal(batch).sigmoid())
     assert two.used.tolist() == [[True, False, True]] * 2
+
+
+def test_rows_that_are_all_complete_are_predicted_by_the_multimodal_network_alone() -> None:
+    built, batch = method().eval(), make_batch(problem(), 2)
+    asked: list[str] = []
+    for name, network in built.single.named_children():
+        network.register_forward_pre_hook(lambda *_, name=name: asked.append(name))
+    built.predict(batch)
+    assert asked == []
+    present = torch.tensor([[True, True, True], [True, False, False]])
+    torch.testing.assert_close(
+        built.predict(batch.restrict(present)).probabilities["seg"][:1], built.predict(batch).probabilities["seg"][:1]
+    )
+    assert set(asked) == set(SEQUENCES)
+
+
+def test_rows_to_compare_with_are_asked_for() -> None:
+    assert [method(**more).stages()[0].least_rows for more in ({}, {"negatives": "all"}, {"lambda_ll": 0.0})] == [2, 1, 1]
 
 
 def test_validation_judges_every_single_image_and_all_of_them() -> None:

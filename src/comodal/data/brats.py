@@ -7,12 +7,12 @@ LGG) do not matter, nor whether files are .nii or .nii.gz. A sequence that is no
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
+from comodal.data.folders import Tree
 from comodal.data.formats_picture import natural_key
 from comodal.data.reading import label_codes, read_volume
 from comodal.data.tables import read_table
@@ -47,10 +47,12 @@ def index(root: Path) -> Cohort:
     Raises:
         DataError: No case, two files for one sequence of a case, or labels of neither convention.
     """
-    found = _scan(root)
+    tree = Tree.scan(root)
+    found = _scan(tree)
     if not found:
         do = "Give the folder that holds <case>/<case>_flair.nii.gz, or list your files in a table and use the layout csv"
-        raise DataError(message("ROOT", "hold cases of BraTS", "none", do=do, file=str(root)))
+        got = "; ".join(["none", *tree.not_followed()])
+        raise DataError(message("ROOT", "hold cases of BraTS", got, do=do, file=str(root)))
     names = [name for name in MODALITIES if any(name in cells for cells in found.values())]
     sites = read_sites(root)
     cases = [
@@ -59,6 +61,7 @@ def index(root: Path) -> Cohort:
     ]
     targets, notes = _target(cases, root)
     notes += [f"no case has {name}; it is left out" for name in MODALITIES if name not in names]
+    notes += [*tree.not_followed(), *tree.synthetic()]
     specs = [ModalitySpec(name=name, grid="brain") for name in names]
     meta = CohortMeta(layout="brats", root=str(root), modalities=specs, targets=targets, notes=notes)
     return Cohort.build(meta, cases, root)
@@ -84,10 +87,10 @@ def site_of(case: str) -> str:
     return match["site"] if match else ""
 
 
-def _scan(root: Path) -> dict[str, dict[str, str]]:
+def _scan(tree: Tree) -> dict[str, dict[str, str]]:
     """{case: {column: path relative to the root}}."""
     found: dict[str, dict[str, str]] = {}
-    for folder, names in _folders(root):
+    for folder, names in tree.folders:
         here = set()
         for name in names:
             match = _FILE.fullmatch(name)
@@ -96,19 +99,13 @@ def _scan(root: Path) -> dict[str, dict[str, str]]:
             column = _NAMES_2018[match["old"].lower()] if match["old"] else _NAMES_2023[match["new"].lower()]
             case = match["case"]
             here.add(case)
-            _add(found.setdefault(case, {}), column, Path(folder, name).relative_to(root).as_posix(), case=case)
+            _add(found.setdefault(case, {}), column, (folder / name).relative_to(tree.root).as_posix(), case=case)
         odd = [name for name in names if _ODD_SEG.fullmatch(name) and not _FILE.fullmatch(name)]
         for case in here if len(here) == 1 else ():
             if "seg" not in found[case] and len(odd) == 1:
-                found[case]["seg"] = Path(folder, odd[0]).relative_to(root).as_posix()
+                found[case]["seg"] = (folder / odd[0]).relative_to(tree.root).as_posix()
     # A label map alone is no case: nothing could be predicted from it.
     return {case: cells for case, cells in found.items() if set(cells) - {"seg"}}
-
-
-def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
-    for folder, below, names in os.walk(root):
-        below.sort()
-        yield folder, sorted(name for name in names if not name.startswith("."))
 
 
 def _add(cells: dict[str, str], column: str, path: str, *, case: str) -> None:

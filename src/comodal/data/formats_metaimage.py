@@ -22,15 +22,24 @@ import numpy.typing as npt
 from nibabel import orientations
 
 from comodal.data.formats_nifti import CHUNK, COPY_AGAIN, MAX_DEFLATE_RATIO, ras_frame
-from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_budget, check_finite
+from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_affine, check_budget, check_finite
 from comodal.errors import DataError, short
 
-MAX_HEADER = 1 << 16
+MAX_HEADER = 1 << 20  # ITK writes all that it knows of a DICOM series into the header
 # Lines with which headers begin. The first bytes decide what a file is, not its name.
 _FIRST = re.compile(rb"\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID|BinaryData|CompressedData|TransformType)[ \t]*[=:]")
 # The line that ends the header: the voxels begin right behind it.
-_LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)(?:\r?\n|\Z)", re.MULTILINE)
-_LINE = re.compile(r"\s*(?P<key>\w+)\s*[=:](?P<value>.*)")
+_LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](?P<value>[^\r\n]*)(?P<end>\r?\n)?", re.MULTILINE)
+_SIGN = re.compile(r"[=:]")
+_SPACING = ("ElementSpacing", "ElementSize")
+_MATRIX = ("TransformMatrix", "Rotation", "Orientation")
+_OFFSET = ("Offset", "Position", "Origin")
+_BIG = ("ElementByteOrderMSB", "BinaryDataByteOrderMSB")
+_RESCALE = {"ElementToIntensityFunctionSlope": "1", "ElementToIntensityFunctionOffset": "0"}
+_KIND = ("ObjectType", "NDims", "DimSize", "ElementType", "ElementNumberOfChannels")
+_STORED = ("BinaryData", "CompressedData", "CompressedDataSize", "HeaderSize", "ElementDataFile")
+# What is read of a header. Other lines may say who the patient is: they are not kept, and no message quotes them.
+KEYS = frozenset((*_KIND, *_STORED, *_SPACING, *_MATRIX, *_OFFSET, *_BIG, *_RESCALE))
 # MET_LONG has four bytes in files of every machine.
 TYPES = {
     "MET_CHAR": "i1",
@@ -138,25 +147,36 @@ def _fields(file: BinaryIO, source: Source) -> tuple[_Fields, int]:
     if last is None:
         got = f"none in {len(block)} bytes"
         raise source.error("have a MetaImage header that ends with ElementDataFile = LOCAL", got, do=COPY_AGAIN)
+    place = last["value"].decode("latin-1").strip()
+    if (last["end"] is None and last.end() < len(block)) or (_is_local(place[:5]) and not place.isprintable()):
+        rule, do = "have a line break behind ElementDataFile = LOCAL", "Export the image again, for instance with SimpleITK"
+        raise source.error(rule, "none: the voxels cannot be told from the header", do=do)
     values: dict[str, str] = {}
-    for line in block[: last.end()].decode("latin-1").splitlines():
-        match = _LINE.fullmatch(line)
-        if match is None and line.strip():
-            raise source.error("have a MetaImage header of lines `key = value`", short(line), do=EXPORT_AGAIN)
-        if match is not None:
-            if match["key"] in values:
-                raise source.error(f"say {match['key']} once in its header", "twice", do=EXPORT_AGAIN)
-            values[match["key"]] = match["value"].strip()
+    for number, line in enumerate(block[: last.end()].split(b"\n"), start=1):
+        # Keys may be of any kind: ITK writes its dictionary as lines, such as "0010|0010 = ..." or "Series Description = ...".
+        key, *value = (part.strip() for part in _SIGN.split(line.decode("latin-1"), maxsplit=1))
+        if not value and key:
+            raise source.error("have a MetaImage header of lines `key = value`", f"another line {number}", do=EXPORT_AGAIN)
+        if key not in KEYS:
+            continue
+        if key in values:
+            raise source.error(f"say {key} once in its header", f"it again in line {number}", do=EXPORT_AGAIN)
+        values[key] = value[0]
     return _Fields(values, source), last.end()
+
+
+def _is_local(place: str) -> bool:
+    return place.casefold() == "local"
 
 
 def _check_kind(fields: _Fields) -> None:
     """Refuses voxels in other files, in text, or of something that is no image."""
     source, values = fields.source, fields.values
-    if values["ElementDataFile"].casefold() != "local":
+    place = values["ElementDataFile"]
+    if not _is_local(place):
         do = "Convert it to .mha, for instance with SimpleITK: WriteImage(ReadImage('a.mhd'), 'a.mha')"
         rule = "hold its voxels itself (ElementDataFile = LOCAL), since no other file is opened"
-        raise source.error(rule, f"ElementDataFile = {short(values['ElementDataFile'])}", do=do)
+        raise source.error(rule, f"ElementDataFile = {short(place) if place.isprintable() else 'no text'}", do=do)
     if values.get("ObjectType", "Image").casefold() != "image":
         raise source.error("be a MetaImage of ObjectType Image", short(values["ObjectType"]), do="Give the image")
     if not fields.flag("BinaryData", default=True):
@@ -182,30 +202,29 @@ def _dtype(fields: _Fields) -> np.dtype[Any]:
     if name.upper() not in TYPES:
         do = "Convert it to MET_SHORT or MET_FLOAT"
         raise fields.source.error(f"have an ElementType of {', '.join(TYPES)}", short(name), do=do)
-    big = fields.flag("ElementByteOrderMSB", "BinaryDataByteOrderMSB", default=False)
+    big = fields.flag(*_BIG, default=False)
     return np.dtype((">" if big else "<") + TYPES[name.upper()])
 
 
 def _affine(fields: _Fields, axes: int) -> tuple[Affine, tuple[str, ...]]:
     """Voxel to RAS mm, of the file's own axes. Row i of TransformMatrix is the direction of axis i."""
-    spacing = fields.real("ElementSpacing", "ElementSize", count=axes)
-    matrix = fields.real("TransformMatrix", "Rotation", "Orientation", count=axes * axes)
-    offset = fields.real("Offset", "Position", "Origin", count=axes)
+    spacing = fields.real(*_SPACING, count=axes)
+    matrix = fields.real(*_MATRIX, count=axes * axes)
+    offset = fields.real(*_OFFSET, count=axes)
     notes = []
     if spacing is None:
         notes.append("the header has no ElementSpacing; voxels are taken to be 1 mm wide")
     if matrix is None:
         notes.append("the header has no TransformMatrix; axes are taken to run to the left, to the back and up")
-    if any(fields.values.get(f"ElementToIntensityFunction{k}", v) != v for k, v in (("Slope", "1"), ("Offset", "0"))):
+    if any(fields.values.get(key, value) != value for key, value in _RESCALE.items()):
         notes.append("the header rescales its values (ElementToIntensityFunction); as in ITK, this is not applied")
     affine = np.eye(4)
     directions = np.eye(axes) if matrix is None else matrix.reshape(axes, axes)
-    affine[:axes, :axes] = directions.T * (1.0 if spacing is None else spacing)
+    with np.errstate(over="ignore"):  # what is too large is refused below
+        affine[:axes, :axes] = directions.T * (1.0 if spacing is None else spacing)
     affine[:axes, 3] = 0.0 if offset is None else offset
-    if abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        rows = "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3])
-        do = "Correct TransformMatrix and ElementSpacing"
-        raise fields.source.error("have axes and spacings that can be inverted", rows, do=do)
+    do = "Correct TransformMatrix, ElementSpacing and Offset"
+    check_affine(fields.source, affine, "have axes and spacings that can be inverted", do=do)
     return np.diag([-1.0, -1, 1, 1]) @ affine + 0.0, tuple(notes)  # -0.0 to 0.0
 
 
@@ -236,10 +255,14 @@ def parse(file: BinaryIO, source: Source) -> Parsed:
             got = f"at most {packed * MAX_DEFLATE_RATIO} bytes"
             raise source.error(f"hold the {need} bytes of its header", got, do=COPY_AGAIN)
         if there > packed:
-            notes += (f"{there - packed} bytes after the image were ignored",)
+            notes += (_ignored(there - packed),)
     elif there != need:
         raise _wrong_size(source, need, there, do=COPY_AGAIN if there < need else COMPARE)
     return Parsed(stored, channels, dtype, affine, start, packed, notes)
+
+
+def _ignored(count: int) -> str:
+    return f"{count} bytes after the image were ignored"
 
 
 def _wrong_size(source: Source, need: int, there: int | str, *, do: str) -> DataError:
@@ -252,10 +275,10 @@ def _check_channel(parsed: Parsed, channel: int | None, source: Source) -> None:
         raise source.error(f"have channel {channel}", got, do=do)
 
 
-def _header(parsed: Parsed, channel: int | None) -> tuple[Header, npt.NDArray[np.float64]]:
+def _header(parsed: Parsed, channel: int | None, notes: tuple[str, ...] = ()) -> tuple[Header, npt.NDArray[np.float64]]:
     shape, affine, orientation = ras_frame(parsed.affine, parsed.shape)
     channels = parsed.channels if channel is None else 1
-    return Header(shape, channels, affine, parsed.dtype.newbyteorder("="), notes=parsed.notes), orientation
+    return Header(shape, channels, affine, parsed.dtype.newbyteorder("="), notes=parsed.notes + notes), orientation
 
 
 def read_header(file: BinaryIO, source: Source, *, channel: int | None) -> Header:
@@ -271,24 +294,26 @@ def read(file: BinaryIO, source: Source, *, channel: int | None) -> Volume:
     _check_channel(parsed, channel, source)
     flat = np.empty(math.prod(parsed.shape) * parsed.channels, dtype=parsed.dtype)
     file.seek(parsed.start)
+    notes: tuple[str, ...] = ()
     if parsed.packed is None:
         done = file.readinto(flat.view(np.uint8).data)  # type: ignore[attr-defined]  # BinaryIO does not list it
         if done < flat.nbytes:
             raise _wrong_size(source, flat.nbytes, done, do=COPY_AGAIN)
     else:
-        _inflate(file, flat.view(np.uint8).data, packed=parsed.packed, source=source)
+        rest = _inflate(file, flat.view(np.uint8).data, packed=parsed.packed, source=source)
+        notes = (_ignored(rest),) if rest else ()
     # the values of a voxel stand side by side, then X runs fastest
     array: Array = flat.reshape((parsed.channels, *parsed.shape), order="F")
     array = array if channel is None else array[channel : channel + 1]
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     check_finite(source, array)
-    header, orientation = _header(parsed, channel)
+    header, orientation = _header(parsed, channel, notes)
     array = np.stack([orientations.apply_orientation(one, orientation) for one in array])
     return Volume(np.ascontiguousarray(array), header, _geometry(parsed, orientation))
 
 
-def _inflate(file: BinaryIO, view: memoryview, *, packed: int, source: Source) -> None:
-    """Fills `view` from a zlib stream that must hold exactly so much and pass its checksum."""
+def _inflate(file: BinaryIO, view: memoryview, *, packed: int, source: Source) -> int:
+    """Fills `view` from a zlib stream that must hold exactly so much and pass its checksum; returns the bytes behind it."""
     inflate, left, done = zlib.decompressobj(47), packed, 0  # 47: a gzip header is fine too, as for ITK
     while not inflate.eof:
         raw = inflate.unconsumed_tail
@@ -310,6 +335,7 @@ def _inflate(file: BinaryIO, view: memoryview, *, packed: int, source: Source) -
         done += len(piece)
     if done < len(view):
         raise _wrong_size(source, len(view), done, do=COMPARE)  # the checksum was right
+    return left + len(inflate.unused_data)
 
 
 def _geometry(parsed: Parsed, orientation: npt.NDArray[np.float64]) -> Geometry:

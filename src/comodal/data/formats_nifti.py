@@ -20,7 +20,7 @@ import numpy as np
 from nibabel import orientations
 
 from comodal.data.atomic import replacing
-from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_budget, check_finite
+from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_affine, check_budget, check_finite
 
 CHUNK = 1 << 18
 # Deflate cannot shrink data by more than 1032 : 1, so a smaller file cannot hold what its header claims.
@@ -201,9 +201,7 @@ def _affine(header: Any, source: Source) -> tuple[Any, tuple[str, ...]]:
         sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     except Exception as error:  # noqa: BLE001  nibabel raises several kinds for impossible quaternions
         raise source.error("have a usable affine", str(error), do="Set sform or qform") from None
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        rows = "; ".join(" ".join(f"{value:g}" for value in row) for row in affine[:3])
-        raise source.error("have an affine that can be inverted", rows, do="Set sform, or the voxel sizes")
+    check_affine(source, affine, "have an affine that can be inverted", do="Set sform, or the voxel sizes")
     if sform is None and qform is None:
         notes.append("neither sform nor qform is set; orientation is a guess from the voxel sizes")
     elif sform is not None and qform is not None and not np.allclose(sform, qform, atol=1e-2):

@@ -19,6 +19,11 @@ from comodal.errors import DataError, message
 Array: TypeAlias = npt.NDArray[Any]
 Affine: TypeAlias = npt.NDArray[np.float64]
 
+# Lengths in mm that an affine may hold: whatever is written of it as float32 stays finite, and no axis vanishes.
+SHORTEST, LONGEST = 1e-9, 1e9
+# Volume of a voxel, relative to a box of its lengths: 1 at right angles, 0 where the axes lie in one plane.
+FLATTEST = 1e-6
+
 # One volume may take this many bytes, in the file's own type and as float32.
 BUDGET = 4 * 1024**3
 
@@ -110,9 +115,35 @@ def check_budget(source: Source, shape: tuple[int, ...], itemsize: int) -> int:
     for n in shape:  # Python integers: a header that claims 65535 x 65535 x 65535 must not overflow into something small
         count *= int(n)
     if count * max(itemsize, 4) > BUDGET:
-        size = f"{' x '.join(map(str, shape))} voxels ({count * max(itemsize, 4) / 1024**3:.0f} GiB)"
+        gib = (count * max(itemsize, 4) + (1 << 29)) >> 30  # whole numbers: a header's may be larger than any float
+        size = f"{' x '.join(map(str, shape))} voxels ({gib} GiB)" if gib < 10**30 else "more than 1e30 GiB"
         raise source.error(f"need at most {BUDGET // 1024**3} GiB in memory", size, do="Crop or down-sample the image")
     return count
+
+
+def check_affine(source: Source, affine: Affine, rule: str, *, do: str) -> None:
+    """Refuses an affine that cannot be inverted, or whose numbers no scanner and no header of single precision knows.
+
+    Args:
+        source: For the error text.
+        affine: (4, 4), voxel to mm.
+        rule: What it must have, where it cannot be inverted.
+        do: One thing to do.
+
+    Raises:
+        DataError: NaN or infinity, an axis of no length, axes that lie in one plane, or lengths outside `SHORTEST`..`LONGEST`.
+    """
+    top = affine[:3]
+    if np.isfinite(top).all():
+        if np.abs(top).max() > LONGEST:
+            rule = f"have an affine of at most {LONGEST:g} mm"
+        else:
+            lengths = np.linalg.norm(top[:, :3], axis=0)
+            if lengths.min() >= SHORTEST and abs(np.linalg.det(top[:, :3] / lengths)) >= FLATTEST:
+                return
+            if 0 < lengths.min() < SHORTEST:
+                rule = f"have voxels of at least {SHORTEST:g} mm"
+    raise source.error(rule, "; ".join(" ".join(f"{value:g}" for value in row) for row in top), do=do)
 
 
 def check_finite(source: Source, array: Array) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from comodal.data import formats_metaimage, formats_nifti, formats_picture
-from comodal.data.formats_nifti import COPY_AGAIN
+from comodal.data.formats_nifti import COPY_AGAIN, GZIP_MAGIC
 from comodal.data.geometry import Array, Geometry, Header, Source, Volume
 
 __all__ = [
@@ -84,6 +85,21 @@ def _head(file: BinaryIO) -> bytes:
     return head
 
 
+def _check_unpacked(file: BinaryIO, source: Source) -> None:
+    """Refuses a MetaImage inside a gzip file (.mha.gz) by its name rather than as something unknown."""
+    data = file.read(1024)
+    file.seek(0)
+    if not data.startswith(GZIP_MAGIC):
+        return
+    try:
+        head = zlib.decompressobj(31).decompress(data, 64)
+    except zlib.error:
+        return  # damaged: this is said where the file is read
+    if formats_metaimage.is_metaimage(head):
+        rule = "be a MetaImage that is packed inside, if at all"
+        raise source.error(rule, "one inside a gzip file", do="Unpack it with gunzip")
+
+
 def read_header(path: Path, *, files: str = "", channel: int | None = None, subject: str = "", modality: str = "") -> Header:
     """What the image is, without its pixels. Of NIfTI and MetaImage only the header is read, of a folder only the first slice.
 
@@ -109,6 +125,7 @@ def read_header(path: Path, *, files: str = "", channel: int | None = None, subj
             return formats_picture.read_header(file, source, channel=channel)
         if formats_metaimage.is_metaimage(head):
             return formats_metaimage.read_header(file, source, channel=channel)
+        _check_unpacked(file, source)
         return formats_nifti.read_header(file, source, channel=channel)
 
 
@@ -138,6 +155,7 @@ def read_volume(path: Path, *, files: str = "", channel: int | None = None, subj
             return formats_picture.read(file, source, channel=channel)
         if formats_metaimage.is_metaimage(head):
             return formats_metaimage.read(file, source, channel=channel)
+        _check_unpacked(file, source)
         return formats_nifti.read(file, source, channel=channel)
 
 

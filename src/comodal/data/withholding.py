@@ -34,9 +34,10 @@ def divided(cohort: Cohort, splits: SplitConfig, rates: Mapping[str, float]) -> 
 def withhold(cohort: Cohort, rates: Mapping[str, float], *, ids: Iterable[str], seed: int) -> Cohort:
     """Blanks cells of training cases; all cases of a patient lose the same.
 
-    Of the n patients that have a modality, round(rate * n) lose it. No case loses the last modality that it has in the cohort:
-    such a patient is passed over and the next one drawn instead. So fewer lose it where there are not enough others, and where
-    several modalities compete for the same patients, those that come first in the cohort's order are served first.
+    Of the n patients that have a modality, round(rate * n) lose it, but never the last of them, since a rate below 1 asks for
+    some that keep it. No case loses the last modality that it has in the cohort: such a patient is passed over and the next one
+    drawn instead. So fewer lose it where there are not enough others, and where several modalities compete for the same
+    patients, those that come first in the cohort's order are served first.
 
     Args:
         cohort: Has the cases. It may have been withheld from before; both then count.
@@ -62,7 +63,7 @@ def withhold(cohort: Cohort, rates: Mapping[str, float], *, ids: Iterable[str], 
     notes = []
     for name in (name for name in names if rates.get(name)):
         having = {group: cases for group, own in patients.items() if (cases := [c for c in own if name in left[c.id]])}
-        wanted, lost = round(rates[name] * len(having)), 0
+        wanted, lost = min(round(rates[name] * len(having)), len(having) - 1), 0
         for group in sorted(having, key=lambda group: _place(seed, name, group)):
             if lost < wanted and all(left[case.id] != {name} for case in having[group]):
                 lost += 1

@@ -12,6 +12,7 @@ from comodal.config import validated
 from comodal.data import phantoms
 from comodal.data.cohort import Cohort
 from comodal.data.columns import read_meta
+from comodal.data.folders import synthetic_note
 from comodal.data.integrity import CheckReport, check_cohort
 from comodal.errors import ConfigError, UserError, message
 from comodal.training.events import Clock, Emit, Progress, silent
@@ -44,7 +45,7 @@ def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Em
     config = validated(schema, given, f"phantom {name}")
     write(out / "files", config, on_progress=progress)
     cohort = data.index(phantoms.layout_of(name, config), out / "files")
-    meta = cohort.meta.model_copy(update={"notes": [*cohort.meta.notes, _note(name)]})
+    meta = cohort.meta.model_copy(update={"notes": list(dict.fromkeys([*cohort.meta.notes, _note(name)]))})
     made = Cohort.build(meta, cohort.cases, cohort.root)
     if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:
         do = "Choose another folder, or delete it to have it written anew"
@@ -53,7 +54,7 @@ def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Em
 
 
 def _note(name: str) -> str:
-    return f"synthetic: the {name} phantom, made by code; what a model learns on it says nothing about patients"
+    return synthetic_note(name)
 
 
 def check_phantom(csv: Path, name: str) -> None:

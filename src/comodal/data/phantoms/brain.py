@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comodal.data.atomic import replacing
+from comodal.data.folders import MARK, synthetic_note
 from comodal.data.phantoms.anatomy import Anatomy, build_anatomy, draw_subject, place
 from comodal.data.phantoms.fields import Axes, Frame, image_shape, make_frame, smooth_noise
 from comodal.data.phantoms.fields import Field as Array
@@ -78,6 +79,7 @@ RELEASES: dict[str, dict[str, str]] = {
 CODES: dict[str, tuple[int, int, int]] = {"2015": (2, 1, 4), "2020": (2, 1, 4), "2023": (2, 1, 3)}
 # 2015 tells necrosis from non-enhancing tumour: what does not enhance anywhere has no necrosis either.
 NON_ENHANCING = {"2015": 3}
+GRADES = ("HGG", "LGG")  # 2015 has a folder for each, in which patients are numbered from 1
 FIRST_NUMBER = 54512  # of the files of 2015, each of which has one of its own
 
 
@@ -138,12 +140,21 @@ class BrainPhantom(BaseModel):
             raise ConfigError(_text("sites", "name at least one site", "{}", "Leave it out for the default sites"))
 
     def case_name(self, k: int) -> str:
-        """Folder of case k, counted from 0.
+        """Folder of case k, counted from 0. In 2015 two cases share each name, one in the folder HGG and one in LGG.
 
         >>> BrainPhantom().case_name(0), BrainPhantom(release="2023").case_name(0)
         ('BraTS20_Training_001', 'BraTS-GLI-00001-000')
         """
-        return RELEASES[self.release]["case"].format(k + 1)
+        return RELEASES[self.release]["case"].format((k // len(GRADES) if self.release == "2015" else k) + 1)
+
+    def case_id(self, k: int) -> str:
+        """How the layout calls case k: its name, with the grade where two cases share it.
+
+        >>> [BrainPhantom(release="2015", cases=3).case_id(k) for k in range(3)]
+        ['HGG_brats_2013_pat0001_1', 'LGG_brats_2013_pat0001_1', 'brats_2013_pat0002_1']
+        """
+        shared = self.release == "2015" and k ^ 1 < self.cases
+        return f"{GRADES[k % 2]}_{self.case_name(k)}" if shared else self.case_name(k)
 
     def file_name(self, k: int, column: str) -> str:
         """Path of a file of case k below the root: a sequence, or "seg". In 2015 every other case lies in the folder LGG.
@@ -155,7 +166,7 @@ class BrainPhantom(BaseModel):
         if self.release == "2015":
             number = FIRST_NUMBER + 6 * k + (*MODALITIES, "", "seg").index(column)
             stem = f"VSD.Brain{'_3more' if column == 'seg' else ''}.XX.O.{names.get(column, 'OT')}.{number}"
-            return f"{'LGG' if k % 2 else 'HGG'}/{case}/{stem}/{stem}.mha"
+            return f"{GRADES[k % 2]}/{case}/{stem}/{stem}.mha"
         return f"{case}/{case}{names['join']}{names.get(column, column)}.nii.gz"
 
     def site(self, k: int) -> str:
@@ -191,7 +202,8 @@ def write_brain(out: Path, config: BrainPhantom, on_progress: Callable[[int, int
 
     Args:
         out: The root: a new or empty folder, or one that holds this very phantom. It gets one folder per case, `phantom.json`
-            (the configuration), and for sites `sites.csv` with the columns case, site.
+            (the configuration), `SYNTHETIC.txt` (so that who indexes the folder is told), and for sites `sites.csv` with the
+            columns case, site.
         config: What to write.
         on_progress: Called with (cases done, all cases) after each case.
 
@@ -199,8 +211,9 @@ def write_brain(out: Path, config: BrainPhantom, on_progress: Callable[[int, int
         DataError: The folder holds something else.
     """
     _claim(out, config)
+    _write(out / MARK, f"{synthetic_note('brain')}\n".encode())
     if config.missing == "site":
-        lines = [f"{config.case_name(k)},{config.site(k)}\n" for k in range(config.cases)]
+        lines = [f"{config.case_id(k)},{config.site(k)}\n" for k in range(config.cases)]
         _write(out / "sites.csv", ("case,site\n" + "".join(lines)).encode())
     affine, file_bytes = brats_affine(config.size), mha if config.release == "2015" else nifti_gz
     for k in range(config.cases):
@@ -212,7 +225,10 @@ def write_brain(out: Path, config: BrainPhantom, on_progress: Callable[[int, int
 
 def _claim(out: Path, config: BrainPhantom) -> None:
     """Makes the folder this phantom's own, so that two phantoms never mix in one folder."""
-    note, text = out / "phantom.json", json.dumps({"phantom": "brain", **config.model_dump(mode="json")}, indent=1) + "\n"
+    settings = {"phantom": "brain", **config.model_dump(mode="json")}
+    if config.release == "2015":
+        settings["numbers"] = "by grade"  # phantoms written before this was so have other names
+    note, text = out / "phantom.json", json.dumps(settings, indent=1) + "\n"
     do = "Choose a new folder"
     if out.exists() and not out.is_dir():
         raise DataError(message("phantom brain: out", "be a folder", "a file", file=str(out), do=do))
