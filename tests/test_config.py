@@ -14,6 +14,7 @@ from comodal.data.cohort import Case, Cohort, CohortMeta
 from comodal.data.columns import ModalitySpec, TargetSpec
 from comodal.errors import ConfigError
 from comodal.method import OneStageConfig
+from comodal.methods import METHODS
 from comodal.methods.unet import UNet, UNetConfig
 
 PLAIN = {
@@ -21,6 +22,7 @@ PLAIN = {
     "method": {"name": "unet", "width": 4, "levels": 2},
     "data": {"spatial_dims": 2, "patch": [8, 8]},
 }
+KNOWN = ", ".join(sorted(METHODS))
 
 
 def written(path: Path, values: Any) -> Path:
@@ -61,6 +63,11 @@ def test_an_empty_section_has_its_defaults(tmp_path: Path) -> None:
     assert load_config(path, ["training.seed=3"]).training.seed == 3
 
 
+def test_nothing_is_withheld_where_the_key_is_empty(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.yaml", {**PLAIN, "data": {**PLAIN["data"], "withhold": None}})  # type: ignore[dict-item]
+    assert load_config(path) == load_config(written(tmp_path / "d.yaml", PLAIN))
+
+
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbf" + yaml.safe_dump(PLAIN).encode())
     assert load_config(tmp_path / "c.yaml").method_name == "unet"
@@ -86,14 +93,19 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
         ({"data": {"withhold": {"t1": 1.0}}}, "config.data.withhold.t1 must be less than 1; got 1.0. Correct config.data.with"),
         ({"data": {"withhold": {"t1": -0.1}}}, "config.data.withhold.t1 must be greater than or equal to 0; got -0.1. Correct"),
         ({"data": {"withhold": {"t1": float("nan")}}}, "config.data.withhold.t1 must be "),
+        (
+            {"data": {"regions": "ET"}},
+            "config.data.regions must be a list, for instance [ET]; got 'ET'. Correct config.data.re",
+        ),
+        ({"data": {"modalities": "t1"}}, "config.data.modalities must be a list, for instance [t1]; got 't1'. Correct config."),
         ({"data": {"withhold": ["t1"]}}, "config.data.withhold must be a mapping of keys; got ['t1']. Correct config.data.wi"),
         ({"method": 3}, "config.method must be a mapping of keys; got 3. Correct config.method."),
         ({"cohort": None}, "config.cohort must be given; got nothing. Add the key cohort."),
         (
             {"method": {"name": "unett"}},
-            "method.name must be a known method; got 'unett'. Did you mean unet? Known: moddrop, unet.",
+            f"method.name must be a known method; got 'unett'. Did you mean unet? Known: {KNOWN}.",
         ),
-        ({"method": {}}, "method.name must be a known method; got ''. Known: moddrop, unet."),
+        ({"method": {}}, f"method.name must be a known method; got ''. Known: {KNOWN}."),
         (
             {"method": {"name": "unet", "widht": 3}},
             "method.widht must be a known key; got 'widht'. Did you mean width? Known: levels, ",
@@ -258,10 +270,15 @@ def test_the_problem_has_the_chosen_regions_in_the_order_of_the_cohort() -> None
         return {target.name: target.classes for target in found}
 
     assert targets(regions=["ET", "TC"]) == {"seg": ("TC", "ET"), "grade": ("a", "b")}
-    assert targets(regions=["ET"], targets=["seg"]) == targets(regions=["ET"], targets=["seg", "cyst"]) == {"seg": ("ET",)}
+    assert targets(regions=["ET"], targets=["seg"]) == {"seg": ("ET",)}
+    assert targets(regions=["ET", "cyst"], targets=["seg", "cyst"]) == {"seg": ("ET",), "cyst": ("cyst",)}
     for data, text in (
         ({"regions": []}, "data.regions must name at least one; got none. Known: ET, TC, WT, cyst."),
         ({"regions": ["ETT"]}, "data.regions must name regions of the cohort's targets; got 'ETT'. Did you mean ET"),
+        (
+            {"regions": ["ET"], "targets": ["seg", "cyst"]},
+            "data.regions must name a region of the target cyst of data.targets; got ET. Add one of cyst, or leave cyst out of",
+        ),
         (
             {"regions": ["cyst"], "targets": ["seg"]},
             "data.regions must name regions of the cohort's targets; got 'cyst'. Known: ET, TC, WT.",

@@ -267,7 +267,8 @@ def mi(
 def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:
     """Methods x seeds x folds, resumable; writes `table.md` and `page.html` into `out`.
 
-    For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences.
+    For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences. Those of
+    arms that are not in `against` any more are removed.
 
     Args:
         config: study.yaml.
@@ -295,12 +296,17 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
         return combine({reference: result.results[reference], **result.results}, modalities=names)
 
     table = table_of(result.reference)
-    (result.out / "table.md").write_text(markdown_table(table), encoding="utf-8")
-    for label in result.config.against:
-        (result.out / f"table-minus-{label}.md").write_text(markdown_table(table_of(label)), encoding="utf-8")
+    further = result.further_tables
+    more = " Each table is corrected by itself." if further else ""
+    files = {result.out / "table.md": table, **{path: table_of(label) for label, path in further.items()}}
+    for path, one in files.items():
+        path.write_text(f"{markdown_table(one).rstrip()}{more}\n", encoding="utf-8")
+    for path in result.out.glob("table-minus-*.md"):
+        if path not in files and path.is_file():
+            path.unlink()
     plain = terminal_table(table)
     write_page({label: result.runs[label] for label in table.methods}, result.out / "page.html")
-    return result, Table(plain.caption, plain.columns, plain.rows)
+    return result, Table(plain.caption + more, plain.columns, plain.rows)
 
 
 def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent) -> Reproduction:

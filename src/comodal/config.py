@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from comodal.data.cohort import Cohort
 from comodal.data.normalisation import PreprocessingConfig, Spacing
@@ -38,7 +38,7 @@ class DataConfig(_Section):
     targets: tuple[str, ...] | None = Field(None, description="which targets, null for all of the cohort")
     regions: tuple[str, ...] | None = Field(None, description="which regions of the segmentation targets, null for all")
     withhold: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        {}, description="{modality: share of the training subjects from whom it is withheld}"
+        {}, description="{modality: share of the training patients from whom it is withheld}"
     )
     spatial_dims: Literal[2, 3] = Field(3, description="2 trains on slices, 3 on volumes")
     patch: tuple[int, ...] | dict[str, tuple[int, ...]] = Field(
@@ -56,6 +56,11 @@ class DataConfig(_Section):
     max_sentences: int = Field(16, ge=1, description="sentences kept of a report")
     max_tokens: int = Field(48, ge=2, description="tokens kept of a sentence, its start token included")
     cache: str | None = Field(None, description="folder of preprocessed arrays; null is the run's own folder")
+
+    @field_validator("withhold", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     def preprocessing(self) -> PreprocessingConfig:
         """The part that `Preparer` needs."""
@@ -144,6 +149,8 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], where: str) -> str
         return message(owner, "be given", "nothing", do=f"Add the key {path[-1]}")
     if item["type"] in ("model_type", "dict_type"):
         return message(owner, "be a mapping of keys", got, do=f"Correct {owner}")
+    if item["type"] == "tuple_type" and isinstance(item.get("input"), str):
+        return message(owner, f"be a list, for instance [{item['input']}]"[:100], got, do=f"Correct {owner}")
     if item["type"] == "value_error":  # a validator of ours: "<field> must <rule>; got <value>", or "must <rule>"
         said = str(item["msg"]).removeprefix("Value error, ")
         field, _, rest = said.rpartition("must ") if said.startswith("must ") else said.partition(" must ")
@@ -234,7 +241,10 @@ def choose(have: Sequence[T], wanted: Sequence[str] | None, what: str) -> tuple[
 
 
 def choose_targets(have: Sequence[Target], data: DataConfig) -> tuple[Target, ...]:
-    """The targets of `data.targets` with the regions of `data.regions`; unknown names are refused with the nearest known."""
+    """The targets of `data.targets` with the regions of `data.regions`; unknown names are refused with the nearest known.
+
+    A target that is not named there, and none of whose regions is, is left out; one that is named is asked for.
+    """
     chosen = choose(have, data.targets, "data.targets")
     known = list(dict.fromkeys(name for target in chosen if target.kind == "regions" for name in target.classes))
     if data.regions is not None and not data.regions:
@@ -243,7 +253,13 @@ def choose_targets(have: Sequence[Target], data: DataConfig) -> tuple[Target, ..
         if name not in known:
             do = nearest(name, known) if known else "Leave data.regions out: these targets have no regions"
             raise ConfigError(message("data.regions", "name regions of the cohort's targets", repr(name), do=do))
-    return only_regions(chosen, data.regions)
+    found = only_regions(chosen, data.regions)
+    for target in chosen if data.targets is not None else ():
+        if target.name not in {one.name for one in found}:
+            rule, got = f"name a region of the target {target.name} of data.targets", ", ".join(data.regions or ())
+            do = f"Add one of {', '.join(target.classes)}, or leave {target.name} out of data.targets"
+            raise ConfigError(message("data.regions", rule, got, do=do))
+    return found
 
 
 def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, words: Sequence[str] = ()) -> Problem:

@@ -169,6 +169,16 @@ def test_study_compares_and_goes_on(cohort: Path, tmp_path: Path, capsys: pytest
     times = [file.stat().st_mtime_ns for file in weights]
     assert document(["study", str(study), "--out", str(tmp_path / "out")], capsys) == found
     assert [file.stat().st_mtime_ns for file in weights] == times  # nothing was trained again
+    assert found["further_tables"] == {}
+    with study.open("a", encoding="utf-8") as file:
+        file.write("against: [moddrop]\n")
+    again, path = (
+        document(["study", str(study), "--out", str(tmp_path / "out")], capsys),
+        tmp_path / "out/table-minus-moddrop.md",
+    )
+    assert again["further_tables"] == {"moddrop": path.as_posix()} and path.is_file()
+    assert main(["study", str(study), "--out", str(tmp_path / "out")]) == 0
+    assert f"Table of the differences from moddrop: {path}" in "".join(capsys.readouterr().out.splitlines())
 
 
 def test_a_process_of_its_own_prints_one_document(run: Path, cohort: Path, tmp_path: Path) -> None:

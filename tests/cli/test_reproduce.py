@@ -18,6 +18,7 @@ methods:
   - {name: unet, label: mean, config: {width: 2, levels: 2, steps: 2}}
   - {name: moddrop, label: cmim-seg, config: {width: 2, levels: 2, steps: 2}}
 data: {modalities: [flair, t1ce], spatial_dims: 2, patch: [48, 48], regions: [ET], draws_per_case: 2}
+against: [mean]
 splits: {fractions: [0.4, 0.2, 0.4]}
 training: {batch_size: 2, device: cpu, threads: 1, validations: 0}
 """
@@ -44,6 +45,8 @@ def test_one_document_for_machines_and_the_same_table_for_people(folder: Path, c
     found = json.loads(done.stdout)
     assert found["table"] == "cmim/table2" and found["source"] == TABLES["cmim/table2"].source
     assert found["synthetic"] is True and found["same_data"] is False and found["unit"] == "%"
+    assert (found["cases"], found["published_cases"]) == (5, 274)
+    assert found["files"]["table-minus-mean"] == (folder / "table-minus-mean.md").as_posix()
     assert len(found["lines"]) == 4 * 4
     first = found["lines"][0]
     assert (first["row"], first["present"], first["method"], first["published"]) == ("FLAIR", ["flair"], "cmim-seg", 23.37)

@@ -45,10 +45,10 @@ def test_a_single_result_on_the_terminal() -> None:
 def test_what_the_training_lacked_is_said_in_every_table() -> None:
     training = TrainingCases(n=48, lacking={"flair": 0, "t1": 20}, withheld={"t1": 15})
     one, other = (small(name).model_copy(update={"training": training}) for name in ("unet", "moddrop"))
-    said = " Training subjects without: t1 20/48 (withheld: t1 15)."
+    said = " Training cases without: t1 20/48 (withheld: t1 15)."
     for source in (one, [one, one], [one, other], {"a": [one], "b": [one, other]}, combine({"a": [one]})):
         assert terminal_table(source).caption.count(said) == markdown_table(source).count(said) == 1
-    assert "Training subjects" not in markdown_table(small())
+    assert "Training cases" not in markdown_table(small())
 
 
 def test_a_mean_over_other_regions_is_not_compared() -> None:

@@ -217,6 +217,22 @@ def test_the_truth_is_never_replaced(run: Run, tmp_path: Path, overwrite: bool, 
     assert {file.name: file.read_bytes() for file in (tmp_path / "own").iterdir()} == before
 
 
+def test_what_was_withheld_from_a_training_is_never_replaced(tmp_path: Path) -> None:
+    """The run's cohort does not list it any more; it is still the user's."""
+    files(tmp_path / "own")
+    own = tmp_path / "own"
+    (own / "p0_b.nii.gz").rename(own / "p0_seg.nii.gz")  # a scan that is called as a prediction is
+    whole = cohort(own, A, B)
+    rows = [replace(case, cells={**case.cells, "b": "p0_seg.nii.gz"}) if case.id == "p0" else case for case in whole.cases]
+    mine = Cohort.build(whole.meta.model_copy(update={"targets": [SEG]}), rows, own)
+    gone = [replace(case, cells={"a": case.cells["a"]}) for case in mine.cases]
+    kept = Cohort.build(mine.meta.model_copy(update={"withheld": {"b": {"p0": "p0_seg.nii.gz"}}}), gone, own)
+    run, before = made_run(tmp_path / "run", kept), (own / "p0_seg.nii.gz").read_bytes()
+    with pytest.raises(ConfigError, match=r"a prediction must be a new file; got a file of the cohort .*p0_seg.nii.gz"):
+        api.predict(run, inputs={"a": own / "p0_a.nii.gz"}, subject="p0", out=own, device="cpu", overwrite=True)
+    assert (own / "p0_seg.nii.gz").read_bytes() == before
+
+
 def test_no_prediction_goes_between_the_slices_of_a_stack(tmp_path: Path) -> None:
     stack = tmp_path / "own" / "p0_a.nii.gz"  # the name does not matter: it is a folder
     for z in range(4):

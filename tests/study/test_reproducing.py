@@ -14,10 +14,12 @@ import yaml
 from comodal import api
 from comodal.data import DATASETS
 from comodal.data.cohort import Cohort
+from comodal.data.folders import MARK
 from comodal.errors import ConfigError, DataError
-from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
+from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult, TrainingCases
 from comodal.evaluation.statistics import holm, paired_difference
-from comodal.reporting.reproduction import ReproductionText, comparable, reproduction_text
+from comodal.reporting.about import Facts
+from comodal.reporting.reproduction import ReproductionText, _notes, comparable, reproduction_text
 from comodal.study import reproducing
 from comodal.study.cohorts import write_phantom
 from comodal.study.published import TABLES, PublishedRow, PublishedTable, load_table
@@ -49,7 +51,8 @@ STUB = PublishedTable(
     subject="new",
     against=("plain", "old"),
     layout="brats",
-    data="data of nobody",
+    data="the data of nobody",
+    cases=12,
     study="stub.yaml",
     phantom={"name": "brain", "cases": 5, "size": 48, "seed": 1},
     phantom_study="stub.yaml",
@@ -100,6 +103,18 @@ def test_published_numbers_are_those_of_the_sheet() -> None:
         ("T2", ("t2",)),
     ]
     assert any("copied the columns HeMIS, Mean and MLP" in text for text in table.remarks)
+    assert table.cases == 274
+    assert "training" not in table.caption  # ours may be trained with fewer sequences, or with some withheld
+    assert "All four sequences are there in the training of the published CMIM." in table.remarks
+
+
+def test_what_the_preparation_of_the_table_leaves_out_is_said() -> None:
+    table = TABLES["cmim/table2"]
+    study = load_study(FOLDER / table.study)
+    assert isinstance(study.data.normalise, dict) and set(study.data.normalise.values()) == {"hemis"}
+    head = " ".join((FOLDER / table.study).read_text().split("\ncohort:")[0].replace("\n#", "").split())
+    assert "as in HeMIS, but for N4" in head and "With N4 write `hemis-n4`" in head and "5.5 hours for the set" in head
+    assert any(text.startswith("Ours is without N4") and "unless study.yaml says hemis-n4" in text for text in table.remarks)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -204,17 +219,62 @@ def test_an_arm_that_was_taken_out_is_not_run(compared: Reproduction) -> None:
     assert not any(line.difference for line in found.lines)
 
 
+PART = (
+    "Ours is of a part of the data of nobody ({} of 12 cases): another training and another test than those of the published "
+    "column."
+)
+OTHER = (
+    "Ours is of other data (made-up, {} cases) than the data of nobody (12 cases); not comparable with the published column."
+)
+
+
 @pytest.mark.parametrize(
-    ("synthetic", "same", "text"),
+    ("cases", "synthetic", "layout", "text"),
     [
-        (True, False, "only the order of methods may be compared."),
-        (False, False, "Ours is of other data (made-up) than data of nobody; not comparable with the published column."),
-        (False, True, "Ours is of data of nobody, but of another split than the published column."),
+        (
+            1,
+            True,
+            True,
+            "Ours is synthetic; not comparable with the published column: only the order of methods may be compared.",
+        ),
+        (
+            12,
+            True,
+            True,
+            "Ours is synthetic; not comparable with the published column: only the order of methods may be compared.",
+        ),
+        (12, False, False, OTHER.format(12)),
+        (13, False, True, OTHER.format(13)),  # a set of this layout with more cases is not the paper's
+        (12, False, True, "Ours is of the data of nobody (12 cases), but of another split than the published column."),
+        (
+            11,
+            False,
+            True,
+            PART.format(11),
+        ),
     ],
 )
-def test_whether_the_columns_may_be_compared_is_said(compared: Reproduction, synthetic: bool, same: bool, text: str) -> None:
-    assert compared.synthetic and not compared.same_data and compared.cohort == "made-up"
-    assert comparable(replace(compared, synthetic=synthetic, same_data=same)).endswith(text)
+def test_whether_the_columns_may_be_compared_is_said(
+    compared: Reproduction, cases: int, synthetic: bool, layout: bool, text: str
+) -> None:
+    assert compared.synthetic and not compared.same_data and compared.cohort == "made-up" and compared.cases == 1
+    found = replace(compared, cases=cases, synthetic=synthetic, same_layout=layout)
+    assert comparable(found) == text
+    assert found.same_data == (" (12 cases), but" in text)
+
+
+def test_what_our_training_lacked_is_said_of_ours(compared: Reproduction) -> None:
+    training = TrainingCases(n=6, lacking={"flair": 2, "t2": 0}, withheld={"flair": 2})
+    results = {
+        label: [one.model_copy(update={"training": training}) for one in found]
+        for label, found in compared.study.results.items()
+    }
+    found = beside(STUB, replace(compared.study, results=results))
+    said = "Training cases without: flair 2/6 (withheld: flair 2)."
+    assert any(said[1:-1] in note for note in found.combined.notes)
+    _, ours, conventions = _notes(found, Facts((), (), (), (), ()))[:3]
+    assert ours.startswith("Ours: ") and ours.count(said) == 1
+    assert conventions.startswith("Conventions of ours: ") and "raining cases" not in conventions
 
 
 # --------------------------------------------------------------------------------------------------------------- the work
@@ -262,8 +322,9 @@ def test_a_changed_study_is_used_and_said(stub: PublishedTable, tmp_path: Path) 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """Data as they would be given, with no note that they are synthetic."""
+    """Data as they would be given, with no mark that they are synthetic."""
     write_phantom("brain", tmp_path / "given", {"cases": 2, "size": 48})
+    (tmp_path / "given" / "files" / MARK).unlink()
     return tmp_path / "given" / "files"
 
 
@@ -281,6 +342,54 @@ def test_given_data_are_indexed_once(stub: PublishedTable, files: Path, tmp_path
         prepare_table(stub, out, root=tmp_path / "other")
     with pytest.raises(ConfigError, match="--out must hold no cohort but that of the brain phantom"):
         prepare_table(stub, out)
+
+
+def test_a_phantom_that_is_given_as_data_is_known_as_one(stub: PublishedTable, tmp_path: Path) -> None:
+    write_phantom("brain", tmp_path / "given", {"cases": 5, "size": 48})
+    found = api.reproduce("stub/table9", out=tmp_path / "out", data=tmp_path / "given" / "files")
+    assert found.synthetic and found.cases == 5 and not found.same_data and comparable(found).startswith("Ours is synthetic")
+
+
+def test_an_index_that_was_interrupted_is_made_anew(stub: PublishedTable, files: Path, tmp_path: Path) -> None:
+    """Between the yaml, which is written first, and the csv."""
+    out = tmp_path / "out"
+    prepare_table(stub, out, root=files)
+    csv = (out / "cohort.csv").read_bytes()
+    (out / "cohort.csv").unlink()
+    with pytest.raises(ConfigError, match=r"--out must hold no cohort but that of .*other in the layout brats"):
+        prepare_table(stub, out, root=tmp_path / "other")
+    assert not (out / "cohort.csv").exists()
+    prepare_table(stub, out, root=files)
+    assert (out / "cohort.csv").read_bytes() == csv and Cohort.load(out / "cohort.csv").meta.layout == "brats"
+
+
+def test_data_without_label_maps_are_refused_before_their_files_are_read(
+    stub: PublishedTable, files: Path, tmp_path: Path
+) -> None:
+    for mask in files.rglob("*_seg.nii.gz"):
+        mask.unlink()
+    for image in files.rglob("*_t2.nii.gz"):
+        image.write_bytes(b"damaged")
+    with pytest.raises(DataError) as caught:
+        prepare_table(stub, tmp_path / "out", root=files)
+    assert str(caught.value) == (
+        f"--data must be data from which one can learn; got no case with a label map [file {files}]. Give the data of nobody."
+    )
+    assert not (tmp_path / "out").exists()  # the right data may go there
+
+
+def test_an_arm_that_does_not_measure_what_the_table_shows_is_refused(stub: PublishedTable, tmp_path: Path) -> None:
+    out, events = tmp_path / "out", list[Event]()
+    out.mkdir()
+    own = {**STUDY, "methods": [*STUDY["methods"], {"name": "unet", "label": "whole", "data": {"regions": ["WT", "TC"]}}]}
+    (out / "study.yaml").write_text(yaml.safe_dump(own))
+    with pytest.raises(ConfigError) as caught:
+        api.reproduce("stub/table9", out=out, on_event=events.append)
+    assert str(caught.value) == (
+        "data.regions must include ET, which the table shows, in every arm; got WT, TC in whole "
+        f"[file {out / 'study.yaml'}]. Write data.regions: [ET], or take the arm out."
+    )
+    assert trained(events) == 0 and not (out / "runs").exists()
 
 
 def test_a_damaged_file_is_said_before_the_first_training(stub: PublishedTable, files: Path, tmp_path: Path) -> None:

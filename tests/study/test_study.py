@@ -195,7 +195,7 @@ def test_a_study_that_withholds_goes_on_where_it_was_stopped(cohort: Path, tmp_p
     events: list[Event] = []
     assert run_study(file, tmp_path, emit=events.append).results == found.results and trained(events) == 0
     told = [event.title for event in heard_by_api(file, tmp_path) if isinstance(event, Table)]
-    text = f"Training subjects without, unet: b {6 - counts[0]}/6 (withheld: b {counts[1] - counts[0]}); more: "
+    text = f"Training cases without, unet: b {6 - counts[0]}/6 (withheld: b {counts[1] - counts[0]}); more: "
     assert len(told) == 1 and text in told[0] and text in (tmp_path / "table.md").read_text()
     assert text in (tmp_path / "page.html").read_text() and "different cohorts" not in (tmp_path / "page.html").read_text()
     changed = yaml.safe_load(file.read_text()) | {"data": {**data, "withhold": {"b": 0.2}}}
@@ -277,7 +277,22 @@ def test_paths_are_relative_to_the_file_of_the_study(cohort: Path) -> None:
 
 
 def test_each_further_reference_has_a_table_of_its_own(cohort: Path, whole: StudyResult) -> None:
-    api.study(study_file(cohort, against=["dropped"]), out=whole.out)
+    heard: list[Event] = []
+    (whole.out / "table-minus-gone.md").write_text("of an arm that was in `against` once")
+    (whole.out / "my-table-minus-gone.md").write_text("not ours")
+    found = api.study(study_file(cohort, against=["dropped"]), out=whole.out, on_event=heard.append)
+    assert found.further_tables == {"dropped": whole.out / "table-minus-dropped.md"}
+    assert sorted(path.name for path in whole.out.glob("*.md")) == [
+        "my-table-minus-gone.md",
+        "table-minus-dropped.md",
+        "table.md",
+    ]
     first, second = ((whole.out / name).read_text() for name in ("table.md", "table-minus-dropped.md"))
+    own = " Each table is corrected by itself."
+    assert first.endswith(own + "\n") and second.endswith(own + "\n")
+    assert next(event.title for event in heard if isinstance(event, Table)).endswith(own)
     assert "dropped - unet DSC/WT" in first and "minus unet" in first
     assert "unet - dropped DSC/WT" in second and "minus dropped" in second
+    api.study(study_file(cohort), out=whole.out)
+    assert not list(whole.out.glob("table-minus-*.md")) and (whole.out / "my-table-minus-gone.md").is_file()
+    assert "corrected by itself" not in (whole.out / "table.md").read_text()

@@ -171,7 +171,7 @@ def test_the_tables_say_at_which_rates(run: Run, tmp_path: Path) -> None:
     results = run.results()
     assert results is not None
     assert results.training == TrainingCases(n=5, lacking={"flair": 0, "t1": 1, "t1ce": 2}, withheld={"t1": 1, "t1ce": 2})
-    said = "Training subjects without: t1 1/5, t1ce 2/5 (withheld: t1 1, t1ce 2)."
+    said = "Training cases without: t1 1/5, t1ce 2/5 (withheld: t1 1, t1ce 2)."
     for text in (
         terminal_table(results).caption,
         markdown_table(results),
@@ -187,7 +187,7 @@ def test_the_patients_are_the_same_with_and_without_what_was_withheld(run: Run, 
     assert read_run(plain.path).cohort_hash == read_run(run.path).cohort_hash
     page = write_page({"plain": [plain.path], "less": [run.path]}, tmp_path / "page.html").read_text()
     assert "different cohorts" not in page
-    assert "Training subjects without, plain: none; less: t1 1/5, t1ce 2/5 (withheld: t1 1, t1ce 2)." in page
+    assert "Training cases without, plain: none; less: t1 1/5, t1ce 2/5 (withheld: t1 1, t1ce 2)." in page
     assert "DSC mean" not in page  # over three regions there, over one here
     results = plain.results()
     assert results is not None and "without" not in terminal_table(results).caption

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tests.training.fakes import config_for, register, values_for, write_config
+from tests.training.fakes import config_for, register, values_for, write_cohort, write_config
 
 from comodal.config import RunConfig, build_method, load_config
 from comodal.errors import ComodalError, ConfigError
@@ -102,6 +102,21 @@ def test_no_training_case_is_said_before_anything_is_made(cohort: Path, tmp_path
         ConfigError, match=r"Stage train must have training cases with seg; got none\. Fill the cohort's columns"
     ):
         train_run(config_for(table), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_was_left_without_cases_names_what_was_withheld(tmp_path: Path) -> None:
+    table = write_cohort(tmp_path / "data", cases=4)  # p3 has no b
+    method = {"subsets": [["a", "b"]], "width": 4, "levels": 2, "steps": 2}
+    values = values_for(table, "unet-experts", method=method, data={"withhold": {"a": 0.4, "b": 0.9}})
+    values["splits"] = {"fractions": [1.0, 0.0, 0.0]}
+    config = load_config(write_config(tmp_path / "config.yaml", values))
+    with pytest.raises(ConfigError) as caught:
+        train_run(config, tmp_path / "run")
+    assert str(caught.value) == (
+        "Stage a+b must have training cases with a, b, seg; got none, since data.withhold takes a modality from each of the 3 "
+        "that there are. Lower the rates of data.withhold (a, b), or leave it out."
+    )
     assert not (tmp_path / "run").exists()
 
 

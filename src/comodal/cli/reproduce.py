@@ -34,6 +34,7 @@ def reproduce(
     found = api.reproduce(name, out=out, data=data, on_event=console.on_event)
     table = found.table
     files = {"study": out / "study.yaml", "reproduction": out / "reproduction.md", "table": out / "table.md"}
+    files |= {path.stem: path for path in found.study.further_tables.values()}
     files["page"] = out / "page.html"
     document = {
         "table": name,
@@ -46,6 +47,8 @@ def reproduce(
         "cohort": found.cohort,
         "synthetic": found.synthetic,
         "same_data": found.same_data,
+        "cases": found.cases,
+        "published_cases": table.cases,
         "difference": f"{table.subject} - method",
         "lines": found.lines,
         "runs": found.study.runs,

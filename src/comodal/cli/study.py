@@ -28,6 +28,9 @@ def study(
         "runs": result.runs,
         "results": {label: [json.loads(each.to_json()) for each in found] for label, found in result.results.items()},
         "table": out / "table.md",
+        "further_tables": result.further_tables,
         "page": out / "page.html",
     }
-    return Answer(document, show=[f"Table: {out / 'table.md'}", f"Open the page in a browser: {out / 'page.html'}"])
+    show = [f"Table: {out / 'table.md'}"]
+    show += [f"Table of the differences from {label}: {path}" for label, path in result.further_tables.items()]
+    return Answer(document, show=[*show, f"Open the page in a browser: {out / 'page.html'}"])

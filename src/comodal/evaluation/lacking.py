@@ -23,6 +23,7 @@ def training_cases(cohort: Cohort, ids: Sequence[str], modalities: Sequence[str]
         n=len(cases),
         lacking={name: sum(name not in case.cells for case in cases) for name in modalities},
         withheld={name: count for name, count in taken.items() if count},
+        none=sum(not any(name in case.cells for name in modalities) for case in cases),
     )
 
 
@@ -33,8 +34,8 @@ def lacking_note(results: Mapping[str, Sequence[Results]]) -> str:
         results: {label of the method: its runs}. Where runs differ, as folds do, the smallest and the largest share are named.
 
     Returns:
-        "training subjects without: t1 4/48, t1ce 20/48 (withheld: t1ce 15)", by method where they differ; "" where no
-        training case lacks anything or no result knows.
+        "training cases without: t1 4/48, t1ce 20/48 (withheld: t1ce 15)", by method where they differ, and after it how many
+        have none of the modalities that a run reads; "" where no training case lacks anything or no result knows.
     """
     known = {label: [run.training for run in runs if run.training is not None] for label, runs in results.items()}
     parts = {label: _parts(runs) for label, runs in known.items() if runs}
@@ -45,17 +46,36 @@ def lacking_note(results: Mapping[str, Sequence[Results]]) -> str:
     shared = _merged([lacking for lacking, _ in parts.values()], list(have.values()))
     withheld = _merged([taken for _, taken in parts.values()], list(have.values()))
     if shared is not None and withheld is not None:
-        return f"training subjects without: {_text(shared, withheld)}"
-    return "training subjects without, " + "; ".join(f"{label}: {_text(*part)}" for label, part in parts.items())
+        said = f"training cases without: {_text(shared, withheld)}"
+    else:
+        said = "training cases without, " + "; ".join(f"{label}: {_text(*part)}" for label, part in parts.items())
+    return "; ".join([said, *_without_any({label: known[label] for label in parts})])
+
+
+def _without_any(known: Mapping[str, Sequence[TrainingCases]]) -> list[str]:
+    """How many cases take no part: one sentence where all methods say the same, else one for each that has some."""
+    counts = {label: _range([(run.none, run.n) for run in runs]) for label, runs in known.items()}
+    have = {label: text for label, text in counts.items() if any(run.none for run in known[label])}
+    if not have:
+        return []
+    told = (
+        {"": counts.popitem()[1]} if len(set(counts.values())) == 1 else {f" by {label}": text for label, text in have.items()}
+    )
+    return [f"{text} have none of the modalities read{by} and take no part" for by, text in told.items()]
+
+
+def _range(counts: Sequence[tuple[int, int]]) -> str:
+    """The smallest and the largest share, e.g. "4/48" or "3/48 to 5/47"."""
+    ordered = sorted(set(counts), key=lambda pair: pair[0] / max(pair[1], 1))
+    return " to ".join(f"{few}/{n}" for few, n in dict.fromkeys((ordered[0], ordered[-1])))
 
 
 def _parts(runs: Sequence[TrainingCases]) -> tuple[dict[str, str], dict[str, str]]:
     """{modality: "4/48"} of those that some case lacks, and {modality: "15"} of those that were withheld."""
     lacking, withheld = {}, {}
     for name in dict.fromkeys(name for run in runs for name in run.lacking):
-        counts = sorted({(run.lacking.get(name, 0), run.n) for run in runs}, key=lambda pair: pair[0] / max(pair[1], 1))
-        if counts[-1][0]:
-            lacking[name] = " to ".join(f"{few}/{n}" for few, n in dict.fromkeys((counts[0], counts[-1])))
+        if any(run.lacking.get(name) for run in runs):
+            lacking[name] = _range([(run.lacking.get(name, 0), run.n) for run in runs])
         taken = sorted({run.withheld.get(name, 0) for run in runs})
         if taken[-1]:
             withheld[name] = " to ".join(str(count) for count in dict.fromkeys((taken[0], taken[-1])))

@@ -95,11 +95,13 @@ class TrainingCases(_Strict):
         n: Training cases.
         lacking: {modality of the run: training cases without it}, whatever the cause.
         withheld: {modality: training cases that have it and were trained on without it}; only those with some.
+        none: Training cases without any modality of the run: they take no part in it, though they count in `n`.
     """
 
     n: int
     lacking: dict[str, int]
     withheld: dict[str, int] = Field(default_factory=dict)
+    none: int = 0
 
 
 class Results(_Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from comodal.evaluation.lacking import lacking_note
 from comodal.evaluation.table import Cell, Contrast
 from comodal.reporting.about import Facts, facts
 from comodal.reporting.record import read_run
@@ -79,9 +80,13 @@ def comparable(found: Reproduction) -> str:
     """Whether the two columns may be compared."""
     if found.synthetic:
         return "Ours is synthetic; not comparable with the published column: only the order of methods may be compared."
-    if not found.same_data:
-        return f"Ours is of other data ({found.cohort}) than {found.table.data}; not comparable with the published column."
-    return f"Ours is of {found.table.data}, but of another split than the published column."
+    data, count = found.table.data, f"{found.cases} of {found.table.cases} cases"
+    if found.same_data:
+        return f"Ours is of {data} ({found.cases} cases), but of another split than the published column."
+    if found.some_data:
+        return f"Ours is of a part of {data} ({count}): another training and another test than those of the published column."
+    ours = f"{found.cohort}, {found.cases} cases"
+    return f"Ours is of other data ({ours}) than {data} ({found.table.cases} cases); not comparable with the published column."
 
 
 def _row(line: Line, *, compared: bool) -> tuple[str, ...]:
@@ -119,14 +124,23 @@ def _ours(found: Reproduction, about: Facts) -> str:
         split = f"folds {', '.join(map(str, config.folds))} of {config.splits.folds} by patient (seed {config.splits.seed})"
     parts = [known.get("Cohort", found.cohort), split, known.get("Cases", ""), f"evaluated on: {config.split}"]
     parts += [f"seed{'s' if len(config.seeds) > 1 else ''} {seeds}", known.get("The networks see", "")]
-    return f"{'; '.join(part for part in parts if part)}. {comparable(found)}"
+    return " ".join([f"{'; '.join(part for part in parts if part)}.", *_lacking(found), comparable(found)])
+
+
+def _lacking(found: Reproduction) -> list[str]:
+    """What the training cases lack, as a sentence: it is of ours alone."""
+    return [_sentence(note) for note in [lacking_note(found.study.results)] if note]
+
+
+def _sentence(note: str) -> str:
+    return f"{note[0].upper()}{note[1:]}."
 
 
 def _conventions(found: Reproduction) -> str:
     said = next(one for results in found.study.results.values() for one in results).conventions.sentences()
     metric, _, region = found.table.metric.partition("/")
     runs = "Each case is first averaged over the runs of a method." if max(found.combined.runs.values()) > 1 else ""
-    notes = [f"{note[0].upper()}{note[1:]}." for note in found.combined.notes]
+    notes = [text for note in found.combined.notes if (text := _sentence(note)) not in _lacking(found)]
     parts = [f"{metric} of {region}.", said[metric], _empty(found, region), said["ci95"], runs, *notes]
     return " ".join(part for part in parts if part)
 

@@ -130,9 +130,10 @@ def _check_out(run: Run, cohort: Cohort, out: Path, *, regions: bool, probabilit
 
 
 def _files_of(cohort: Cohort) -> set[str]:
-    """All that a cohort names, listed or linked: real paths. No file is opened."""
+    """All that a cohort names or has withheld, listed or linked: real paths. No file is opened."""
     columns = [spec.name for spec in cohort.meta.columns if cohort.holds_files(spec.name)]
     paths = {cohort.root / case.cells[name] for case in cohort.cases for name in columns if name in case.cells}
+    paths |= {cohort.root / cell for cells in cohort.meta.withheld.values() for cell in cells.values()}
     paths |= {cohort.path, cohort.path.with_suffix(".yaml")} if cohort.path is not None else set()
     return {os.path.realpath(path) for path in paths} | set(_entries(paths))
 

@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from comodal import data
+from comodal.config import choose_targets
 from comodal.data.cohort import Cohort
+from comodal.data.columns import read_meta
 from comodal.errors import ConfigError, DataError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import CaseResult, Results, SubsetResult
 from comodal.evaluation.statistics import holm
 from comodal.evaluation.table import Cell, Contrast, StudyTable
-from comodal.study.cohorts import check_files, check_phantom, write_index, write_phantom
+from comodal.study.cohorts import check_files, check_phantom, write_phantom
 from comodal.study.published import PublishedTable
-from comodal.study.study import StudyResult
+from comodal.study.study import StudyResult, arm_config, load_study
 from comodal.training.events import Emit, Said, silent
 
 FOLDER = Path(__file__).parent / "tables"
@@ -58,7 +61,8 @@ class Reproduction:
         combined: Our numbers of these rows as a table of their own, as fractions.
         cohort: What ours was run on, as tables call it.
         synthetic: Whether that is a phantom.
-        same_data: Whether these are the data of the paper.
+        same_layout: Whether its layout is that of the paper's data.
+        cases: How many of its cases have a label map.
     """
 
     table: PublishedTable
@@ -67,7 +71,18 @@ class Reproduction:
     combined: StudyTable
     cohort: str
     synthetic: bool
-    same_data: bool
+    same_layout: bool
+    cases: int
+
+    @property
+    def same_data(self) -> bool:
+        """Whether these are the data of the paper, as far as layout and number of cases tell."""
+        return self.some_data and self.cases == self.table.cases
+
+    @property
+    def some_data(self) -> bool:
+        """Whether these are the data of the paper or a part of them."""
+        return self.same_layout and not self.synthetic and self.cases <= self.table.cases
 
 
 def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None, emit: Emit = silent) -> Path:
@@ -83,8 +98,8 @@ def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None,
         The study.yaml: the shipped one, or what the user has made of it.
 
     Raises:
-        ConfigError: The folder holds another cohort.
-        DataError: A file of the cohort is damaged.
+        ConfigError: The folder holds another cohort, or an arm of the study does not measure what the table shows.
+        DataError: A file of the cohort is damaged, or no case has a label map.
     """
     csv = out / "cohort.csv"
     if root is not None:
@@ -99,19 +114,46 @@ def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None,
             write_phantom(name, out, settings, emit=emit)
     if not (out / "runs").is_dir():
         _check(csv, emit)
-    return _lay_study(table.study if root is not None else table.phantom_study, out, emit)
+    file = _lay_study(table.study if root is not None else table.phantom_study, out, emit)
+    _check_measured(table, file)
+    return file
 
 
 def _index(table: PublishedTable, root: Path, csv: Path, emit: Emit) -> None:
-    """Indexes the data, or finds them indexed."""
-    if not any(file.exists() for file in (csv, csv.with_suffix(".yaml"))):
-        emit(Said("info", f"indexing {table.data} (layout {table.layout})"))
-        write_index(table.layout, root, csv)
-        return
-    meta = Cohort.load(csv).meta
-    if meta.layout != table.layout or os.path.realpath(meta.root) != os.path.realpath(root):
-        rule, got = f"hold no cohort but that of {root} in the layout {table.layout}", f"one of {meta.root} ({meta.layout})"
-        raise ConfigError(message("--out", rule, got, file=str(csv), do="Choose another folder, or leave --data out"))
+    """Indexes the data, or finds them indexed; a yaml without its csv is what an interrupted call has left."""
+    if any(file.exists() for file in (csv, csv.with_suffix(".yaml"))):
+        meta = Cohort.load(csv).meta if csv.exists() else read_meta(csv.with_suffix(".yaml"))
+        theirs = os.path.realpath(csv.parent / meta.root)
+        if meta.layout != table.layout or theirs != os.path.realpath(root):
+            rule, got = f"hold no cohort but that of {root} in the layout {table.layout}", f"one of {theirs} ({meta.layout})"
+            raise ConfigError(message("--out", rule, got, file=str(csv), do="Choose another folder, or leave --data out"))
+        if csv.exists():
+            return
+    emit(Said("info", f"indexing {table.data} (layout {table.layout})"))
+    found = data.index(table.layout, root)
+    if not _labelled(found):
+        rule, got = "be data from which one can learn", "no case with a label map"
+        raise DataError(message("--data", rule, got, file=str(root), do=f"Give {table.data}"))
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    found.save(csv)
+
+
+def _labelled(cohort: Cohort) -> int:
+    """How many cases have a target."""
+    return sum(any(target.name in case.cells for target in cohort.targets) for case in cohort.cases)
+
+
+def _check_measured(table: PublishedTable, file: Path) -> None:
+    """An arm without the table's region would be trained for hours, and have no number in it."""
+    study = load_study(file)
+    targets, region = Cohort.load(Path(study.cohort)).targets, table.metric.partition("/")[2]
+    for arm in study.methods:
+        config = arm_config(study, arm, seed=0, fold=None, cache=file.parent / "cache").data
+        known = [name for target in choose_targets(targets, config) for name in target.classes]
+        if region not in known:
+            rule, got = f"include {region}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
+            do = f"Write data.regions: [{region}], or take the arm out"
+            raise ConfigError(message("data.regions", rule, got, file=str(file), do=do))
 
 
 def _check(csv: Path, emit: Emit) -> None:
@@ -162,11 +204,17 @@ def beside(table: PublishedTable, study: StudyResult) -> Reproduction:
             published = row.numbers.get(column) if column is not None else None
             difference = differences.get((row.name, arm))
             lines.append(Line(row.name, row.present, arm, column, published, _cell(cell, table.scale), difference))
-    meta = Cohort.load(Path(study.config.cohort)).meta
-    synthetic = any(note.startswith("synthetic") for note in meta.notes)
-    name = next(found[0].cohort for found in study.results.values())
-    same = meta.layout == table.layout and not synthetic
-    return Reproduction(table, study, tuple(lines), combined, name, synthetic, same)
+    cohort = Cohort.load(Path(study.config.cohort))
+    return Reproduction(
+        table=table,
+        study=study,
+        lines=tuple(lines),
+        combined=combined,
+        cohort=next(found[0].cohort for found in study.results.values()),
+        synthetic=any(note.startswith("synthetic") for note in cohort.meta.notes),
+        same_layout=cohort.meta.layout == table.layout,
+        cases=_labelled(cohort),
+    )
 
 
 def _only(table: PublishedTable, results: Results) -> Results:

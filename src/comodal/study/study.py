@@ -96,6 +96,11 @@ class StudyResult:
     results: dict[str, list[Results]]
     reference: str
 
+    @property
+    def further_tables(self) -> dict[str, Path]:
+        """{label of `against`: the table of the differences from it}."""
+        return {label: self.out / f"table-minus-{label}.md" for label in self.config.against}
+
 
 def load_study(path: Path) -> StudyConfig:
     """Reads and validates a study; the cohort's path becomes absolute.
