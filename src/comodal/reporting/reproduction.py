@@ -148,7 +148,12 @@ def _conventions(found: Reproduction) -> str:
 def _empty(found: Reproduction, region: str) -> str:
     """How many cases have no such region: in them a method that finds nothing may be right."""
     known = {(line.ours.n, line.ours.n_neg) for line in found.lines if line.ours.n_neg is not None}
-    return " ".join(f"Without {region}: {negative} of {n} cases." for n, negative in sorted(known) if negative)
+    scale, unit = found.table.scale, found.table.unit
+    return " ".join(
+        f"Without {region}: {negative} of {n} cases, so that who never finds any has {scale * negative / n:.1f} {unit}."
+        for n, negative in sorted(known)
+        if negative
+    )
 
 
 def _differences(found: Reproduction) -> str:
