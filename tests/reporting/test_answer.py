@@ -77,3 +77,13 @@ def test_nothing_evaluated() -> None:
 def test_a_region_that_is_never_found_is_called_so() -> None:
     table = as_table(result("unet", {A: [0.0, 0.005], AB: [0.5, 0.6]}))
     assert empty_predictions(table, "unet") == ("DSC WT is below 0.01, so practically nothing is found, from flair.",)
+
+
+def test_many_methods_are_an_ordered_list_and_who_stands_out() -> None:
+    """Four paragraphs of differences would be read by nobody."""
+    values = {"a": 0.5, "b": 0.7, "c": 0.5, "d": 0.3}
+    table = as_table({n: [result(n, {A: [v + i / 500 for i in range(12)], AB: [v] * 12})] for n, v in values.items()})
+    text = answer(table)
+    assert text.index("b 0.7") < text.index("a 0.5") < text.index("d 0.3")
+    assert "highest first" in text and "Clearly different from a: b (+0.2" in text and "No clear difference to a: c." in text
+    assert "best from" not in text

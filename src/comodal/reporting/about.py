@@ -15,7 +15,7 @@ from comodal.reporting.tables import heading, number, shown_metrics
 _LABELS = {"train": "training", "val": "validation", "test": "test"}
 _HARDWARE = ("hardware", "machine", "device", "gpu", "cpu", "system", "cores", "threads", "memory", "platform", "precision")
 _TIMES = ("training_seconds", "seconds")
-_HIDDEN = ("citation", "versions", "packages", "parameters", "warnings", *_TIMES)
+_HIDDEN = ("citation", "versions", "packages", "parameters", "warnings", "training_cpu_seconds", *_TIMES)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _time(record: RunRecord) -> str:
     if seconds is None:
         return ""
     told, cpu = _duration(float(seconds)), record.environment.get("training_cpu_seconds")
-    return f"{told} ({_duration(float(cpu))} of the processor)" if isinstance(cpu, int | float) else told
+    return f"{told} (processor {_duration(float(cpu))})" if isinstance(cpu, int | float) else told
 
 
 def _duration(seconds: float) -> str:

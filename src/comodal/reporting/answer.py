@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 from comodal.reporting.tables import heading, interval, number, p_text, primary_metric
 
+MOST_IN_WORDS = 3  # of more methods, only what stands out is said
+
 
 def answer(table: StudyTable, *, split: str = "test") -> str:
     """One to three sentences on the table.
@@ -21,11 +23,38 @@ def answer(table: StudyTable, *, split: str = "test") -> str:
     metric = primary_metric(table)
     if metric is None:
         return "Not evaluated yet: the runs below were trained, but no result was written (comodal evaluate)."
+    if len([method for method in table.methods if table.runs.get(method)]) > MOST_IN_WORDS:
+        return _many(table, metric, split)
     parts = [_compared(table, method, metric, split) for method in table.methods[1:] if table.runs.get(method)]
     if not parts:
         parts = [_overall(table, table.reference, metric, split)]
     parts += [_extremes(table, metric)]
     return " ".join(part for part in parts if part)
+
+
+def _many(table: StudyTable, metric: str, split: str) -> str:
+    """All methods in order, then who clearly differs from the reference: the rest is in the tables."""
+    known = {
+        method: table.average.cells[method][metric]
+        for method in table.methods
+        if table.average and table.average.cells[method].get(metric, Cell("not run")).state == "value"
+    }
+    if table.average is None or not known:
+        return ""
+    order = sorted(known, key=lambda method: -known[method].value)
+    listed = ", ".join(f"{method} {_value(known[method], metric)}" for method in order)
+    most = max(cell.n for cell in known.values())
+    parts = [f"{_name(table, metric)}, {_rows(table)}, {_cases(most, split)}, highest first: {listed}."]
+    contrasts = {m: c[metric] for m, c in table.average.contrasts.items() if metric in c and c[metric].value is not None}
+    clear = [
+        f"{method} ({_signed(contrast.value, metric)} {_spread(contrast, metric)})"
+        for method, contrast in contrasts.items()
+        if contrast.clear and contrast.value is not None
+    ]
+    rest = [method for method, contrast in contrasts.items() if not contrast.clear]
+    parts += [f"Clearly different from {table.reference}: {', '.join(clear)}."] if clear else []
+    parts += [f"No clear difference to {table.reference}: {', '.join(rest)}."] if rest else []
+    return " ".join(parts)
 
 
 def _signed(value: float, metric: str) -> str:

@@ -12,7 +12,7 @@ from comodal.evaluation.results import MetricValue, Results
 from comodal.evaluation.statistics import TOO_FEW, TOO_NARROW
 from comodal.evaluation.table import StudyTable
 from comodal.reporting.about import facts, run_label
-from comodal.reporting.answer import answer
+from comodal.reporting.answer import MOST_IN_WORDS, answer
 from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section
 from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
 
@@ -111,7 +111,9 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
     part = split.partition(".")[0]  # a restricted evaluation is named after a dot
     cohort = next((r.cohort for record in records for r in record.results.values()), "")
     return {
-        "title": title or " and ".join(groups) + (f" on {cohort}" if cohort else ""),
+        "title": title
+        or (" and ".join(groups) if len(groups) <= MOST_IN_WORDS else f"{len(groups)} methods")
+        + (f" on {cohort}" if cohort else ""),
         "answer": answer(table, split=part),
         "about": about,
         "quiet": _quiet(records, table),
