@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 METHOD_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LEGEND_COLUMNS = 6  # of names in one line
 INK, SOFT, FAINT = "#1c2024", "#6b7480", "#d9dde2"
 
 _STYLE: dict[str, Any] = {
@@ -119,9 +120,14 @@ def subset_figure(table: StudyTable, metrics: Sequence[str], *, salt: str = "sub
         axes[0].set_xlim(-0.6, count - 0.4)
         if len(table.methods) > 1:
             axes[0].legend(
-                loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(table.methods), frameon=False, borderaxespad=0.2
+                loc="lower left",
+                bbox_to_anchor=(0.0, 1.0),
+                ncols=min(len(table.methods), LEGEND_COLUMNS),
+                frameon=False,
+                borderaxespad=0.2,
             )
-        figure.subplots_adjust(left=0.075, right=0.995, top=1 - 0.32 / figure.get_figheight(), bottom=0.02)
+        head = 0.32 + 0.2 * ((len(table.methods) - 1) // LEGEND_COLUMNS)  # inches, for each line of the legend
+        figure.subplots_adjust(left=0.075, right=0.995, top=1 - head / figure.get_figheight(), bottom=0.02)
         return _svg(figure, salt)
 
 
@@ -147,7 +153,7 @@ def _metric_panel(axis: Axes, table: StudyTable, metric: str) -> None:
 
 
 def _dots(axis: Axes, cells: Sequence[Cell], offset: float, k: int, method: str) -> None:
-    colour, marker = METHOD_COLOURS[k % 7], METHOD_MARKERS[k % 7]
+    colour, marker = METHOD_COLOURS[k % 7], METHOD_MARKERS[(k + k // 7) % 7]  # the eighth has a pair of its own, too
     shown = [(i + offset, c) for i, c in enumerate(cells) if c.state == "value"]
     for x, cell in shown:
         if cell.ci95 is not None:
