@@ -316,7 +316,7 @@ def test_rows_that_are_all_complete_are_predicted_by_the_multimodal_network_alon
 
 
 def test_rows_to_compare_with_are_asked_for() -> None:
-    assert [method(**more).stages()[0].least_rows for more in ({}, {"negatives": "all"}, {"lambda_ll": 0.0})] == [2, 1, 1]
+    assert [method(**more).stages()[0].least_rows for more in ({}, {"negatives": "all"}, {"lambda_ll": 0.0})] == [2, 2, 1]
 
 
 def test_validation_judges_every_single_image_and_all_of_them() -> None:

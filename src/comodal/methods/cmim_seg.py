@@ -142,8 +142,8 @@ class CMIMSeg(Method):
         seen = tuple(dict.fromkeys([*((name,) for name in self.images), self.images]))
         monitor = Monitor("DSC", "max", self.config.patience, subsets=seen)
         how = {"": self.config.optimisation()}
-        # A case is compared with one of the same process, or with those of all.
-        rows = 2 if self.config.weights and self.config.negatives != "all" else 1
+        # A case is compared with one of the same process, or with those of all, of which there must be another.
+        rows = 2 if self.config.weights else 1
         steps = self.config.steps
         return (Stage("train", optimisers=how, sampler="foreground", steps=steps, monitor=monitor, least_rows=rows),)
 
