@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comodal import data as datasets
 from comodal.config import load_config
@@ -45,19 +45,21 @@ def phantom(
     missing: str | None = None,
     rates: Mapping[str, float] | None = None,
     release: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     on_event: Emit = silent,
 ) -> Path:
     """Writes a synthetic cohort on disk, in the layout of the data set that it stands for, and indexes it.
 
     Args:
-        name: Key of PHANTOMS ("brain").
+        name: Key of PHANTOMS ("brain", "chest").
         out: Folder to write; the files go into `out/files`, the cohort beside it.
         cases: How many subjects.
         size: Voxels along each side.
         seed: Case k depends on (seed, k) only.
         missing: "none", "random", "imbalanced" or "site".
         rates: {modality: share of subjects that lack it}.
-        release: "2015", "2020" or "2023": names, label codes and format of the files.
+        release: Which of the layouts that a phantom knows: "2015", "2020" or "2023" of the brain.
+        settings: What else the phantom can be told: {key: value} of its configuration.
         on_event: Listener.
 
     Returns:
@@ -66,17 +68,25 @@ def phantom(
     Raises:
         ConfigError: Unknown phantom, a value out of range, or a folder with a cohort that is not this phantom's.
     """
-    settings = {"cases": cases, "size": size, "seed": seed, "missing": missing, "rates": rates, "release": release}
-    return write_phantom(name, Path(out), settings, emit=on_event)
+    given = {"cases": cases, "size": size, "seed": seed, "missing": missing, "rates": rates, "release": release}
+    return write_phantom(name, Path(out), {**given, **(settings or {})}, emit=on_event)
 
 
-def index(layout: str, root: PathLike, out: PathLike | None = None, *, overwrite: bool = False) -> Cohort:
+def index(
+    layout: str,
+    root: PathLike,
+    out: PathLike | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Cohort:
     """Scans a folder (or, for the layout "csv", a table) into a cohort.
 
     Args:
         layout: Key of the layouts' table.
         root: The data set's folder, or the user's own CSV.
         out: Where to write cohort.csv; its yaml stands beside it.
+        options: {key: value} of what the layout can be told.
         overwrite: Replace a cohort that was written there before.
 
     Returns:
@@ -87,8 +97,8 @@ def index(layout: str, root: PathLike, out: PathLike | None = None, *, overwrite
         DataError: What lies there is not of this layout.
     """
     if out is None:
-        return datasets.index(layout, Path(root))
-    return write_index(layout, Path(root), Path(out), overwrite=overwrite)
+        return datasets.index(layout, Path(root), options)
+    return write_index(layout, Path(root), Path(out), options=options, overwrite=overwrite)
 
 
 def check(cohort: PathLike, *, on_event: Emit = silent) -> CheckReport:

@@ -9,7 +9,7 @@ import typer
 
 from comodal.cli.answer import Answer
 from comodal.cli.console import table
-from comodal.cli.options import known_name
+from comodal.cli.options import known_name, values
 
 
 def index(
@@ -17,6 +17,10 @@ def index(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder to scan, or for csv your table.")],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="CSV", help="Cohort to write; a .yaml goes beside it.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="What the layout can be told, e.g. uncertain=ones (repeatable)."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write a cohort anew that is there.")] = False,
 ) -> Answer:
     """Scans a folder of a known layout into a cohort."""
@@ -25,7 +29,9 @@ def index(
     known_name(layout, DATASETS, owner="LAYOUT", kind="layout")
     from comodal import api
 
-    cohort = api.index(layout, root, out, overwrite=overwrite)
+    cohort = api.index(
+        layout, root, out, options=values(settings or [], option="--set", example="uncertain=ones"), overwrite=overwrite
+    )
     presence = cohort.presence()
     counts = {name: int(presence[name].sum()) for name in presence.columns}
     subjects = len({case.subject for case in cohort.cases})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -103,3 +103,31 @@ def numbers(items: Iterable[str], *, option: str, example: str) -> dict[str, flo
         except ValueError as error:
             raise ConfigError(message(f"{option} {name}", "be a number", repr(text), do=f"Type {option} {example}")) from error
     return found
+
+
+def values(items: Iterable[str], *, option: str, example: str) -> dict[str, Any]:
+    """Reads repeated `key=value` options whose values are YAML: numbers, words, lists; `a.b=c` sets b within a.
+
+    >>> values(["folds=5", "columns.subject=id", "keep=[a, b]"], option="--set", example="folds=5")
+    {'folds': 5, 'columns': {'subject': 'id'}, 'keep': ['a', 'b']}
+    """
+    found: dict[str, Any] = {}
+    for key, text in assignments(items, option=option, example=example).items():
+        *outer, last = key.split(".")
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise ConfigError(message(option, "set a key or what is below it", key, do=f"Remove {option} {key}"))
+        place[last] = _plain(text)
+    return found
+
+
+def _plain(text: str) -> Any:
+    """YAML, or the text itself where it is none."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        return text

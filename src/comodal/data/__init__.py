@@ -6,11 +6,12 @@ DATASETS is every layout by its name: a literal table, so that listing it import
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from comodal.errors import ConfigError, message, nearest
+from comodal.errors import ConfigError, message, nearest, short
 
 if TYPE_CHECKING:
     from comodal.data.cohort import Cohort
@@ -25,12 +26,15 @@ class Layout:
         function: "module:function", called as `function(root)`; it returns a cohort that is not yet saved.
         summary: One sentence on what the folder looks like.
         reference: Whose data they are.
+        options: "module:Class" of what can be set (`--set KEY=VALUE`), a pydantic model; `function(root, options)` is called
+            then. "" where there is nothing to set.
     """
 
     name: str
     function: str
     summary: str
     reference: str
+    options: str = ""
 
 
 DATASETS: dict[str, str] = {
@@ -68,24 +72,54 @@ LAYOUTS_INFO: dict[str, Layout] = {
 }
 
 
-def index(layout: str, root: Path) -> Cohort:
+def index(layout: str, root: Path, options: Mapping[str, Any] | None = None) -> Cohort:
     """Scans a folder (for "csv": a table) into a cohort.
 
     Args:
         layout: A key of DATASETS.
         root: What to scan.
+        options: {key: value} of what the layout can be told; see its class of options.
 
     Returns:
         The cohort, not yet saved.
 
     Raises:
-        ConfigError: No such layout, or nothing at `root`.
+        ConfigError: No such layout, nothing at `root`, or an option that the layout does not have.
         DataError: What is there is not of this layout.
     """
     if layout not in DATASETS:
         raise ConfigError(message("layout", "be a known layout", repr(layout), do=nearest(layout, DATASETS)))
     if not Path(root).exists():
         raise ConfigError(message("ROOT", "exist", "nothing there", do="Check the path", file=str(root)))
-    module, function = DATASETS[layout].split(":")
-    cohort: Cohort = getattr(importlib.import_module(module), function)(Path(root))
+    function, chosen = _load(DATASETS[layout]), _options(layout, options or {})
+    cohort: Cohort = function(Path(root)) if chosen is None else function(Path(root), chosen)
     return cohort
+
+
+def _load(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _options(layout: str, given: Mapping[str, Any]) -> Any:
+    """The options of a layout, validated; None where it has none."""
+    from pydantic import ValidationError
+
+    where = LAYOUTS_INFO[layout].options
+    if not where:
+        if given:
+            do = "Leave it out"
+            raise ConfigError(message(f"layout {layout}", "be given no options", ", ".join(given), do=do))
+        return None
+    schema = _load(where)
+    try:
+        return schema.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "options"
+        if first["type"] == "extra_forbidden":
+            rule, do = "be an option of this layout", nearest(key, schema.model_fields)
+        else:
+            said = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input should ")
+            rule, do = said.removeprefix("must "), f"Correct --set {key}=..."
+        raise ConfigError(message(f"layout {layout}: {key}", rule, short(first.get("input")), do=do)) from None

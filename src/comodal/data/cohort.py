@@ -36,6 +36,7 @@ __all__ = [
     "CohortMeta",
     "ModalitySpec",
     "TargetSpec",
+    "cell_paths",
     "check_path",
     "existing_file",
     "label_indices",
@@ -207,9 +208,8 @@ class Cohort:
         return specs[column]
 
     def holds_files(self, column: str) -> bool:
-        """True where the cells of a column are paths, False for classes."""
-        spec = self.spec(column)
-        return isinstance(spec, ModalitySpec) or spec.is_segmentation
+        """True where the cells of a column are paths, False for classes and for content that stands in the cell itself."""
+        return _holds_paths(self.spec(column))
 
     def file(self, case: Case, column: str) -> Path:
         """The file or folder of one cell.
@@ -224,11 +224,24 @@ class Cohort:
         Raises:
             DataError: The cell is blank, the file does not exist, or it lies outside the root.
         """
+        return existing_file(self.root, self.cell(case, column), subject=case.id, modality=column)
+
+    def files(self, case: Case, column: str) -> list[Path]:
+        """The files of one cell: of a bag it may list several, joined by ";". See `file`."""
+        cells = cell_paths(self.spec(column), self.cell(case, column))
+        return [existing_file(self.root, cell, subject=case.id, modality=column) for cell in cells]
+
+    def cell(self, case: Case, column: str) -> str:
+        """What stands in one cell.
+
+        Raises:
+            DataError: It is blank.
+        """
         cell = case.cells.get(self.spec(column).name, "")
         if not cell:
             do = f"This case has {', '.join(case.cells) or 'nothing'}"
             raise DataError(message("cohort", "list the file", "a blank cell", subject=case.id, modality=column, do=do))
-        return existing_file(self.root, cell, subject=case.id, modality=column)
+        return cell
 
     def case(self, identifier: str) -> Case:
         """The case of this id; an unknown one is refused with the nearest known ones."""
@@ -277,10 +290,30 @@ def _check_case(case: Case, specs: Mapping[str, ModalitySpec | TargetSpec], owne
         raise DataError(message(f"{owner}: split", rule, repr(case.split), subject=case.id, do=do))
     for column, cell in case.cells.items():
         spec = specs[column]
-        if isinstance(spec, ModalitySpec) or spec.is_segmentation:
-            check_path(cell, owner=owner, subject=case.id, modality=column)
-        else:
+        if _holds_paths(spec):
+            for path in cell_paths(spec, cell):
+                check_path(path, owner=owner, subject=case.id, modality=column)
+        elif isinstance(spec, TargetSpec):
             label_indices(spec, cell, subject=case.id)
+
+
+def _holds_paths(spec: ModalitySpec | TargetSpec) -> bool:
+    return not spec.inline if isinstance(spec, ModalitySpec) else spec.is_segmentation
+
+
+def cell_paths(spec: ModalitySpec | TargetSpec, cell: str) -> list[str]:
+    """The paths in a cell: of a bag there may be several, joined by ";", of anything else there is one.
+
+    Args:
+        spec: The column.
+        cell: As written.
+
+    >>> cell_paths(ModalitySpec(name="tiles", kind="bag", spatial_dims=2), "a_1.png; a_2.png")
+    ['a_1.png', 'a_2.png']
+    """
+    if isinstance(spec, ModalitySpec) and spec.kind == "bag":
+        return [path.strip() for path in cell.split(";") if path.strip()]
+    return [cell]
 
 
 def existing_file(root: Path, cell: str, *, subject: str, modality: str) -> Path:

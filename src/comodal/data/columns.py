@@ -27,6 +27,10 @@ class ModalitySpec(BaseModel):
         grid: Name shared by co-registered images.
         files: Where a cell names a folder: pattern of the names of its slices ("*_flair.png").
         channel: Where a file holds several modalities as channels (RGB slices): which one this is, from 0.
+        inline: Cells hold the content itself (a text, or numbers separated by ";") and not the path of a file.
+        sections: Of reports (XML of Open-I, or titles in capitals): the sections that are read, in this order; all where empty.
+        tile: Of bags whose cell is one large picture or slide: pixels along X and Y of each item.
+        microns: Of the same: micrometres per pixel at which a slide is read; None reads its finest level.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +43,10 @@ class ModalitySpec(BaseModel):
     grid: str = "grid"
     files: str = ""
     channel: int | None = Field(None, ge=0)
+    inline: bool = False
+    sections: list[str] = []
+    tile: int = Field(0, ge=0)
+    microns: float | None = Field(None, gt=0)
 
     @property
     def modality(self) -> Modality:
@@ -50,7 +58,8 @@ class TargetSpec(BaseModel):
     """One target column of a cohort: a `Target`, and how its cells are read.
 
     Cells of "class" and "ordinal" hold the name of the class; of "multilabel" the names that apply, joined by ";", or "-" for
-    none. A blank cell is unlabelled. Cells of "regions" and "labels" are paths.
+    none; "?edema" among them says that nobody knows of edema. A blank cell is unlabelled. Cells of "regions" and "labels" are
+    paths.
 
     Attributes:
         name: The column.
@@ -123,6 +132,8 @@ class CohortMeta(BaseModel):
                 raise ValueError(f"files of {spec.name} must be a pattern of names, not of paths; got {spec.files!r}")
         for modality in self.modalities:
             _ = modality.modality
+            if modality.inline and modality.kind not in ("text", "features"):
+                raise ValueError(f"inline of {modality.name} must be false for the kind {modality.kind!r}")
         for target in self.targets:
             if target.is_segmentation and not target.codes:
                 raise ValueError(f"codes of {target.name} must name the label values of each class")
@@ -167,13 +178,42 @@ def label_indices(spec: TargetSpec, cell: str, *, subject: str = "") -> tuple[in
     Raises:
         DataError: A name that is not among the classes.
 
-    >>> label_indices(TargetSpec(name="finding", kind="multilabel", classes=["edema", "effusion"]), "effusion; edema")
-    (0, 1)
+    >>> label_indices(TargetSpec(name="finding", kind="multilabel", classes=["edema", "effusion"]), "effusion; ?edema")
+    (1,)
     """
+    names = [name for name in _named(spec, cell, subject) if not _unknown(spec, name)]
+    return tuple(i for i, name in enumerate(spec.classes) if name in names)
+
+
+def unknown_indices(spec: TargetSpec, cell: str, *, subject: str = "") -> tuple[int, ...]:
+    """Positions in `spec.classes` of which a cell of a multilabel target says that nobody knows: "?edema".
+
+    Args:
+        spec: The target.
+        cell: As for `label_indices`.
+        subject: For the error text.
+
+    Raises:
+        DataError: A name that is not among the classes.
+
+    >>> unknown_indices(TargetSpec(name="finding", kind="multilabel", classes=["edema", "effusion"]), "effusion; ?edema")
+    (0,)
+    """
+    names = [name[1:].strip() for name in _named(spec, cell, subject) if _unknown(spec, name)]
+    return tuple(i for i, name in enumerate(spec.classes) if name in names)
+
+
+def _unknown(spec: TargetSpec, name: str) -> bool:
+    return spec.kind == "multilabel" and name.startswith("?") and name not in spec.classes
+
+
+def _named(spec: TargetSpec, cell: str, subject: str) -> list[str]:
+    """What a cell lists, each a class or, with a question mark, one that is not known."""
     several = spec.kind == "multilabel"
     names = [] if several and cell == "-" else [name.strip() for name in cell.split(";")] if several else [cell]
     for name in names:
-        if name not in spec.classes:
-            rule, do = "name a class of its yaml", nearest(name, spec.classes)
+        plain = name[1:].strip() if _unknown(spec, name) else name
+        if plain not in spec.classes:
+            rule, do = "name a class of its yaml", nearest(plain, spec.classes)
             raise DataError(message("cohort", rule, repr(name), subject=subject, modality=spec.name, do=do))
-    return tuple(i for i, name in enumerate(spec.classes) if name in names)
+    return names

@@ -66,7 +66,8 @@ def _check_kind(own: ModalitySpec | TargetSpec, other: ModalitySpec | TargetSpec
 
 def _modality(own: ModalitySpec, other: ModalitySpec | TargetSpec, cohort: Cohort) -> ModalitySpec:
     _check_kind(own, other, cohort)
-    return own.model_copy(update={"files": other.files, "channel": other.channel})
+    where = {"files": other.files, "channel": other.channel, "inline": getattr(other, "inline", False)}
+    return own.model_copy(update=where)
 
 
 def _without(own: TargetSpec, other: TargetSpec, regions: Sequence[str] | None) -> TargetSpec:

@@ -19,11 +19,12 @@ import numpy as np
 from comodal.batch import Bag, Value
 from comodal.data.cache import Cache, stamp
 from comodal.data.cohort import Case, Cohort, ModalitySpec, TargetSpec
+from comodal.data.contents import items_of, report_of, vector_of
 from comodal.data.geometry import Array, Header
 from comodal.data.grid import Grid, resample_mask, resample_to
 from comodal.data.normalisation import CtNumbers, Fitted, PreprocessingConfig, Scheme, fit, normalise
-from comodal.data.reading import read_features, read_header, read_text, read_volume
-from comodal.data.targets import class_target, encode_mask
+from comodal.data.reading import read_header, read_volume
+from comodal.data.targets import class_labelled, class_target, encode_mask
 from comodal.errors import ConfigError, DataError, message, nearest
 from comodal.modality import Modality, Target, first_grid, only_regions
 
@@ -56,7 +57,7 @@ class PreparedCase:
         values: {modality: Text | Bag | (F,) float32 tensor} of the others.
         targets: {target: array}: regions (K, X, Y, Z) uint8, labels (X, Y, Z) int64, class and ordinal () int64, multilabel
             (K,) float32.
-        labelled: {target: () bool}, True for each of `targets`.
+        labelled: {target: () bool}, True for each of `targets`; (K,) bool for multilabel, False where nobody knows.
         keys: {target: what its array was made from}, for caching what is derived from it.
     """
 
@@ -186,7 +187,7 @@ class Preparer:
             images={m.name: self._image(case, m, references[m.grid]) for m in chosen if m.kind == "image"},
             values={m.name: self._value(case, m) for m in chosen if m.kind != "image"},
             targets=targets,
-            labelled={name: np.array(True) for name in targets},
+            labelled={name: self._labelled(case, name) for name in targets},
             keys=keys,
         )
 
@@ -309,23 +310,24 @@ class Preparer:
         key = ("target", version, how, native.key, grid.key)
         return self._cached(key, build), key
 
+    def _labelled(self, case: Case, target: str) -> Array:
+        spec = self.cohort.spec(target)
+        assert isinstance(spec, TargetSpec)
+        return np.array(True) if spec.is_segmentation else class_labelled(spec, case.cells[target], subject=case.id)
+
     def _value(self, case: Case, modality: Modality) -> Value:
         import torch
 
-        path = self.cohort.file(case, modality.name)
         if modality.kind == "text":
             assert self.tokenizer is not None  # checked when built
-            text = read_text(path, subject=case.id, modality=modality.name)
-            return self.tokenizer.encode(text, subject=case.id, modality=modality.name, file=str(path))
+            text = report_of(self.cohort, case, modality.name)
+            inline = not self.cohort.holds_files(modality.name)
+            where = "" if inline else str(self.cohort.file(case, modality.name))
+            return self.tokenizer.encode(text, subject=case.id, modality=modality.name, file=where)
         if modality.kind == "features":
-            return torch.from_numpy(_vector(path, case, modality))
-        files = sorted(path.glob("*.npy")) if path.is_dir() else []
-        if not files:
-            do = "Put one .npy vector for each item there"
-            rule = "be a folder with .npy files"
-            raise DataError(message("bag", rule, "none", subject=case.id, modality=modality.name, file=str(path), do=do))
-        items = torch.from_numpy(np.stack([_vector(file, case, modality) for file in files]))
-        return Bag(items, torch.ones(len(files), dtype=torch.bool))
+            return torch.from_numpy(vector_of(self.cohort, case, modality.name))
+        items = torch.from_numpy(items_of(self.cohort, case, modality.name))
+        return Bag(items, torch.ones(len(items), dtype=torch.bool))
 
     def _cached(self, parts: tuple[str, ...], build: Callable[[], Array]) -> Array:
         if self.cache is None:
@@ -333,16 +335,6 @@ class Preparer:
         # with the layout in the key, a 2-D and a 3-D run may share a folder
         layout = "slices" if self.spatial_dims == 2 else "volume"
         return self.cache.array((*parts, layout), build, slices_first=self.spatial_dims == 2)
-
-
-def _vector(path: Path, case: Case, modality: Modality) -> Array:
-    """(F,) float32 of the declared length."""
-    vector = read_features(path, subject=case.id, modality=modality.name)
-    if vector.shape != (modality.channels,):
-        do = f"Correct channels of {modality.name} in cohort.yaml"
-        rule, got = f"have {modality.channels} numbers", vector.shape[0]
-        raise DataError(message("features", rule, got, subject=case.id, modality=modality.name, file=str(path), do=do))
-    return vector
 
 
 def _origin(grid: Grid) -> tuple[float, ...]:

@@ -79,3 +79,24 @@ def class_target(spec: TargetSpec, cell: str, *, subject: str = "") -> Array:
     answers = np.zeros(len(spec.classes), dtype=np.float32)
     answers[list(chosen)] = 1
     return answers
+
+
+def class_labelled(spec: TargetSpec, cell: str, *, subject: str = "") -> Array:
+    """Which answers of a cell are known: () bool, or (K,) bool for multilabel.
+
+    Args:
+        spec: As in `class_target`.
+        cell: As in `class_target`; "?mass" says that nobody knows of the mass, and its answer of 0 must not be read.
+        subject: For the error message.
+
+    >>> from comodal.data.cohort import TargetSpec
+    >>> class_labelled(TargetSpec(name="findings", kind="multilabel", classes=["effusion", "mass"]), "effusion;?mass").tolist()
+    [True, False]
+    """
+    from comodal.data.columns import unknown_indices
+
+    if spec.kind != "multilabel":
+        return np.array(True)
+    known = np.ones(len(spec.classes), dtype=bool)
+    known[list(unknown_indices(spec, cell, subject=subject))] = False
+    return known

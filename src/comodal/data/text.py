@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from comodal.batch import Text
 from comodal.data.atomic import replacing
-from comodal.data.reading import read_text
+from comodal.data.contents import report_of
 from comodal.errors import DataError, RunError, message
 
 if TYPE_CHECKING:
@@ -181,5 +181,5 @@ def fit_tokenizer(cohort: Cohort, ids: Iterable[str], *, modalities: Iterable[st
     """
     names = list(modalities)
     files = [(case, name) for case in cohort.select(ids).cases for name in names if name in case.cells]
-    texts = (read_text(cohort.file(case, name), subject=case.id, modality=name) for case, name in files)
+    texts = (report_of(cohort, case, name) for case, name in files)
     return Tokenizer.fit(texts, **settings)

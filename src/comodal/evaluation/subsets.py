@@ -18,7 +18,7 @@ import numpy as np
 from comodal.data.cohort import Case, TargetSpec
 from comodal.data.preprocessing import PreparedCase, Preparer
 from comodal.data.reading import read_header
-from comodal.data.targets import class_target
+from comodal.data.targets import class_labelled, class_target
 from comodal.evaluation.classification import as_columns, pooled_metrics
 from comodal.evaluation.metrics import METRICS, Conventions, Mask, mean_dsc, metric, segmentation_metrics
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
@@ -140,7 +140,12 @@ def _class_labels(settings: _Settings, case: Case) -> dict[str, int | list[float
     for target in settings.targets:
         spec = cohort.spec(target.name)
         if not target.is_segmentation and target.name in case.cells and isinstance(spec, TargetSpec):
-            found[target.name] = class_target(spec, case.cells[target.name], subject=case.id).tolist()
+            answers = class_target(spec, case.cells[target.name], subject=case.id)
+            if target.kind == "multilabel":
+                known = class_labelled(spec, case.cells[target.name], subject=case.id)
+                found[target.name] = [float(a) if k else None for a, k in zip(answers, known, strict=True)]
+            else:
+                found[target.name] = int(answers)
     return found
 
 

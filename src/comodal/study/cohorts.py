@@ -14,6 +14,7 @@ from comodal.data.cohort import Cohort
 from comodal.data.columns import read_meta
 from comodal.data.folders import synthetic_note
 from comodal.data.integrity import CheckReport, check_cohort
+from comodal.data.phantoms.ceilings import write_ceilings
 from comodal.errors import ConfigError, UserError, message
 from comodal.training.events import Clock, Emit, Progress, silent
 
@@ -50,7 +51,11 @@ def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Em
     if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:
         do = "Choose another folder, or delete it to have it written anew"
         raise ConfigError(message("--out", "hold no changed cohort", "one", file=str(out / "cohort.csv"), do=do))
-    return _saved(made, out / "cohort.csv")
+    written = _saved(made, out / "cohort.csv")
+    ceilings = phantoms.ceilings_of(name, config)
+    if ceilings:
+        write_ceilings(ceilings, out)
+    return written
 
 
 def _note(name: str) -> str:
@@ -71,20 +76,23 @@ def check_phantom(csv: Path, name: str) -> None:
         raise ConfigError(message("--out", f"hold no cohort but that of the {name} phantom", "one", file=str(there[0]), do=do))
 
 
-def write_index(layout: str, root: Path, out: Path, *, overwrite: bool = False) -> Cohort:
+def write_index(
+    layout: str, root: Path, out: Path, *, options: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> Cohort:
     """Scans a folder and writes the cohort; see `comodal.api.index`.
 
     Args:
         layout: Key of DATASETS.
         root: The data set's folder, or the user's own CSV.
         out: The cohort.csv to write; its yaml stands beside it.
+        options: Of the layout.
         overwrite: Replace a cohort that was written there before.
 
     Returns:
         The cohort, as it was written.
     """
     _check_index(out, root, overwrite=overwrite)
-    return Cohort.load(_saved(data.index(layout, root), out))
+    return Cohort.load(_saved(data.index(layout, root, options), out))
 
 
 def _check_index(csv: Path, root: Path, *, overwrite: bool) -> None:

@@ -217,7 +217,7 @@ def one_patient(run: Run, inputs: Mapping[str, Path | str], *, use: Sequence[str
 
 def _as_given(spec: ModalitySpec, file: Path, subject: str) -> ModalitySpec:
     """How a single file is read: in the run's cohort its modality may have been one channel of a picture or of a stack."""
-    changes: dict[str, object] = {} if file.is_dir() else {"files": ""}
+    changes: dict[str, object] = {"inline": False} if file.is_dir() else {"inline": False, "files": ""}
     if spec.channel is not None and read_header(file, files=spec.files, subject=subject, modality=spec.name).channels == 1:
         changes["channel"] = None
     return spec.model_copy(update=changes)

@@ -16,6 +16,8 @@ from comodal.errors import ConfigError, message, nearest
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from comodal.data.phantoms.ceilings import Ceiling
+
 
 @dataclass(frozen=True)
 class Phantom:
@@ -27,6 +29,8 @@ class Phantom:
         layout: The name of the layout that indexes what it wrote.
         summary: One sentence.
         layouts: {release: layout} of the releases that lie on disk in another way.
+        ceilings: "module:function", called as `function(config)`: the best that any method can reach from each subset of the
+            modalities, a list of `Ceiling`. "" where it is not known.
     """
 
     function: str
@@ -34,6 +38,7 @@ class Phantom:
     layout: str
     summary: str
     layouts: Mapping[str, str] = field(default_factory=dict)
+    ceilings: str = ""
 
 
 PHANTOMS: dict[str, Phantom] = {
@@ -75,6 +80,20 @@ def layout_of(name: str, config: BaseModel) -> str:
     """
     phantom = PHANTOMS[name]
     return phantom.layouts.get(getattr(config, "release", ""), phantom.layout)
+
+
+def ceilings_of(name: str, config: BaseModel) -> list[Ceiling]:
+    """The best scores that any method can reach on a phantom, for each subset of its modalities.
+
+    Args:
+        name: A key of PHANTOMS.
+        config: Its configuration.
+
+    Returns:
+        Computed or bounded from the generative model; empty where they are not known.
+    """
+    found: list[Ceiling] = _load(PHANTOMS[name].ceilings)(config) if PHANTOMS[name].ceilings else []
+    return found
 
 
 def _load(path: str) -> Any:

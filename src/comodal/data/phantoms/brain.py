@@ -12,7 +12,6 @@ which changes names, label codes and the format of the files.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -22,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from comodal.data.atomic import replacing
-from comodal.data.folders import MARK, synthetic_note
 from comodal.data.phantoms.anatomy import Anatomy, build_anatomy, draw_subject, place
 from comodal.data.phantoms.fields import Axes, Frame, image_shape, make_frame, smooth_noise
 from comodal.data.phantoms.fields import Field as Array
 from comodal.data.phantoms.metaimage import mha
 from comodal.data.phantoms.tumour import Lesion, build_lesion, draw_tumour, push_aside
-from comodal.errors import ConfigError, DataError, message, nearest
+from comodal.data.phantoms.writing import claim, write_bytes
+from comodal.errors import ConfigError, message, nearest
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 # The order is part of the format: the index of a word is mixed into the seed, so that each kind of draw has its own stream.
@@ -211,35 +209,21 @@ def write_brain(out: Path, config: BrainPhantom, on_progress: Callable[[int, int
         DataError: The folder holds something else.
     """
     _claim(out, config)
-    _write(out / MARK, f"{synthetic_note('brain')}\n".encode())
     if config.missing == "site":
         lines = [f"{config.case_id(k)},{config.site(k)}\n" for k in range(config.cases)]
-        _write(out / "sites.csv", ("case,site\n" + "".join(lines)).encode())
+        write_bytes(out / "sites.csv", ("case,site\n" + "".join(lines)).encode())
     affine, file_bytes = brats_affine(config.size), mha if config.release == "2015" else nifti_gz
     for k in range(config.cases):
         for column, array in make_case(config, k):
-            _write(out / config.file_name(k, column), file_bytes(array, affine))
+            write_bytes(out / config.file_name(k, column), file_bytes(array, affine))
         if on_progress is not None:
             on_progress(k + 1, config.cases)
 
 
 def _claim(out: Path, config: BrainPhantom) -> None:
-    """Makes the folder this phantom's own, so that two phantoms never mix in one folder."""
-    settings = {"phantom": "brain", **config.model_dump(mode="json")}
-    if config.release == "2015":
-        settings["numbers"] = "by grade"  # phantoms written before this was so have other names
-    note, text = out / "phantom.json", json.dumps(settings, indent=1) + "\n"
-    do = "Choose a new folder"
-    if out.exists() and not out.is_dir():
-        raise DataError(message("phantom brain: out", "be a folder", "a file", file=str(out), do=do))
-    if note.exists():
-        if note.read_text() != text:
-            rule = "hold the configuration that is asked for"
-            raise DataError(message("phantom brain: phantom.json", rule, "another phantom", file=str(note), do=do))
-    elif out.exists() and any(out.iterdir()):
-        raise DataError(message("phantom brain: out", "be a new or empty folder", "one with files", file=str(out), do=do))
-    out.mkdir(parents=True, exist_ok=True)
-    _write(note, text.encode())
+    """Makes the folder this phantom's own. Phantoms of 2015 that were written before cases were numbered by grade differ."""
+    numbers = {"numbers": "by grade"} if config.release == "2015" else {}
+    claim(out, "brain", {**config.model_dump(mode="json"), **numbers})
 
 
 def make_case(config: BrainPhantom, k: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
@@ -369,8 +353,3 @@ def nifti_gz(array: NDArray[np.generic], affine: NDArray[np.float64]) -> bytes:
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     return gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as file:
-        file.write(content)
