@@ -41,6 +41,7 @@ from comodal.data.atomic import replacing
 from comodal.data.cohort import Cohort
 from comodal.data.matching import matched
 from comodal.data.preprocessing import Fitted, Preparer
+from comodal.data.splits import HASH, splits_hash
 from comodal.data.text import Tokenizer
 from comodal.errors import ConfigError, RunError, message, short
 from comodal.evaluation.results import Results
@@ -170,7 +171,7 @@ class Run:
         (path / CREATING).touch()
         own = config.model_copy(update={"cohort": "cohort.csv"})
         cohort.save(path / "cohort.csv")
-        write_json(path / "splits.json", dict(splits))
+        write_json(path / "splits.json", {**splits, HASH: splits_hash(splits)})
         write_json(path / "preprocessing.json", fitted.model_dump(mode="json"))
         if tokenizer is not None:
             tokenizer.save(path / "tokenizer")
@@ -195,10 +196,13 @@ class Run:
             raise RunError(message("RUN", "be a run folder with a config.yaml", repr(str(path)), do=do))
         config = validated(RunConfig, read_yaml(path / "config.yaml", "config"), "config").resolved()
         splits = read_json(path / "splits.json", "splits.json")
+        stored = splits.pop(HASH, None) if isinstance(splits, dict) else None  # runs of earlier versions have none
+        do = "Copy the run folder again, whole"
         if not isinstance(splits, dict) or not all(_is_ids(ids) for ids in splits.values()):
-            do = "Copy the run folder again, whole"
-            got = short(splits)
-            raise RunError(message("splits.json", "map split names to lists of case ids", got, file=str(path), do=do))
+            raise RunError(message("splits.json", "map split names to lists of case ids", short(splits), file=str(path), do=do))
+        if stored is not None and stored != splits_hash(splits):
+            rule = f"hold the division of its {HASH}"
+            raise RunError(message("splits.json", rule, "cases that were changed afterwards", file=str(path), do=do))
         try:
             fitted = validated(Fitted, read_json(path / "preprocessing.json", "preprocessing.json"), "preprocessing.json")
         except ConfigError as error:

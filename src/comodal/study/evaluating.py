@@ -157,7 +157,7 @@ def evaluate_run(
                 overlap=overlap,
                 on_progress=progress,
             )
-        notes = (*results.notes, *_seen_before(run, chosen, cohort))
+        notes = (*results.notes, *_seen_before(run, chosen, cohort), *_leakage(run))
         trained_on = training_cases(run.cohort, run.splits.get("train", []), run.problem.names)
         results = results.model_copy(update={"notes": notes, "training": trained_on})
         results.save(run.path / "results" / f"{results.split}.json")
@@ -178,6 +178,21 @@ def _seen_before(run: Run, cases: Sequence[Case], cohort: Cohort | None) -> list
     return [
         f"{known} of {len(cases)} cases are called like patients of the training: these numbers may not be those of new ones."
     ]
+
+
+def _leakage(run: Run) -> list[str]:
+    """Says in every report that patients stand on two sides, and why that was asked for."""
+    reason = run.config.splits.allow_leakage
+    groups: dict[str, set[str]] = {}
+    for part, ids in run.splits.items():
+        for identifier in ids:
+            groups.setdefault(run.cohort.case(identifier).group, set()).add(part)
+    both = sum(len(parts) > 1 for parts in groups.values())
+    return (
+        [f"{both} patients stand in several splits, on purpose ({reason}): these numbers are too good."]
+        if reason and both
+        else []
+    )
 
 
 def cohort_name(cohort: Cohort) -> str:

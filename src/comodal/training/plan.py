@@ -280,7 +280,10 @@ def plan(
     keys |= {} if gpu else cls.Config.on_cpu
     batch = 4 if data.get("spatial_dims") == 3 else 16
     training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
-    splits = {"fractions": [0.7, 0.1, 0.2]} if len(cohort) >= 20 else {"fractions": [0.6, 0.2, 0.2]}
+    splits: dict[str, Any] = {"fractions": [0.7, 0.1, 0.2] if len(cohort) >= 20 else [0.6, 0.2, 0.2]}
+    classes = [target.name for target in cohort.targets if not target.is_segmentation]
+    if classes:
+        splits["stratify"] = classes
     values = {
         "cohort": written or str(cohort_csv),
         "method": {"name": name, **keys},
@@ -294,6 +297,8 @@ def plan(
         return plan(name, cohort_csv, minutes=minutes, spatial_dims=able[0], written=written)
     why["batch_size"] = "fits two cores and a few GiB" if not gpu else "fits one GPU"
     why["precision"] = "bf16 on a GPU" if gpu else "full precision on a CPU"
+    if classes:
+        why["stratify"] = "each part gets its share of every class"
     why["fractions"] = f"training, validation and test shares of {len(cohort)} cases, by group"
     if "steps" in fields:
         budget = (DEFAULT_MINUTES if minutes is None else minutes) * 60

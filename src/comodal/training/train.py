@@ -211,7 +211,7 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = 
     check_folder(out)
     data = config.data
     cohort, splits = divided(Cohort.load(Path(config.cohort)), config.splits, data.withhold)
-    check_splits(splits, cohort)
+    check_splits(splits, cohort, allow=config.splits.allow_leakage)
     names = [m.name for m in cohort.modalities if data.modalities is None or m.name in data.modalities]
     texts = [m.name for m in cohort.modalities if m.kind == "text" and m.name in names]
     limits = {"max_sentences": data.max_sentences, "max_tokens": data.max_tokens}
