@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,9 +116,10 @@ def test_a_column_without_validation_gives_some_of_its_training_cases() -> None:
 
 
 def test_a_column_that_is_half_filled_or_meets_folds_is_refused() -> None:
-    some = cohort(splits={0: "test", 1: "train"})
-    with pytest.raises(DataError, match="filled for all cases, or name no training cases; got 36 of 40 blank, with training"):
-        make_splits(some, SplitConfig())
+    some = labelled()
+    rows = [replace(case, split={"p00": "test", "p01": "train"}.get(case.group, "")) for case in some.cases]
+    with pytest.raises(DataError, match=r"filled for all cases, or name no training cases; got 77 labelled ones of 80 blank"):
+        make_splits(replace(some, cases=tuple(rows)), SplitConfig())
     full = cohort(splits=dict.fromkeys(range(20), "train"))
     with pytest.raises(ConfigError, match=r"splits.folds must be left out where .* Set splits.column: false to draw folds"):
         make_splits(full, SplitConfig(folds=5))
@@ -233,3 +235,12 @@ def test_what_cannot_be_stratified_is_refused() -> None:
     meta = CohortMeta(layout="csv", root="", modalities=[ModalitySpec(name="t1")], targets=[seg])
     with pytest.raises(ConfigError, match=r"splits.stratify must name what the table alone tells; got seg, a segmentation"):
         make_splits(Cohort.build(meta, cohort().cases, Path()), SplitConfig(stratify=("seg",)))
+
+
+def test_cases_without_labels_stay_out_of_a_named_division() -> None:
+    whole = labelled(6)
+    rows = [replace(c, split="train" if c.group < "p03" else "test") for c in whole.cases if c.group != "p05"]
+    rows += [replace(c, cells={"t1": "a.nii"}) for c in whole.cases if c.group == "p05"]
+    splits = make_splits(replace(whole, cases=tuple(rows)), SplitConfig())
+    assert "p05" not in {name[:3] for ids in splits.values() for name in ids}
+    assert splits["test"] == ["p03_0", "p03_1", "p04_0"]

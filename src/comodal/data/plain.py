@@ -1,102 +1,100 @@
-"""The layout of one's own folder: a CSV with a column `subject` and one column of paths for each modality and target.
+"""The layout of one's own folder: a CSV with a column `subject` and one column for each modality and target.
 
-Paths are relative to the folder of the CSV, or absolute below one common folder. What a column is, is inferred from its name
-and its files, and every inference is written into `meta.notes` and into the yaml, where it can be corrected.
+Cells are paths, relative to the folder of the CSV or absolute below one common folder, or, where the options say so, the text,
+numbers or classes themselves. What a column is, is inferred from its name and its files, and every inference is written into
+`meta.notes` and into the yaml, where it can be corrected.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
-from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec, existing_file
-from comodal.data.formats_picture import SLICE_SUFFIXES
+from comodal.data.cohort import RESERVED, Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
+from comodal.data.contents import numbers_in
 from comodal.data.geometry import Header
-from comodal.data.reading import label_codes, read_features, read_header, read_volume
+from comodal.data.plain_columns import MAX_CLASSES, TARGET_WORDS, Column, below_one_folder, label_values
+from comodal.data.plain_options import Options, apply_options
+from comodal.data.reading import read_features, read_header, read_text
 from comodal.data.tables import read_table
 from comodal.errors import ConfigError, DataError, message, nearest
 
-TARGET_WORDS = ("seg", "segmentation", "label", "labels", "mask", "lesion", "target", "diagnosis", "class")
-# .mhd is refused when it is read, with what to do instead.
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", *SLICE_SUFFIXES)
-MAX_CLASSES = 50
-# What tables say for "there is none"; a blank cell says it here.
-NO_PATH = frozenset({"na", "n/a", "nan", "none", "null", "nil", "missing", "absent", "-", "--", "?", "."})
+PROSE = 4  # words in a cell from which on a column looks like text
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the table, with what is in it. cells: {case id: cell} of those that are not blank."""
-
-    name: str
-    cells: dict[str, str]
-    root: Path
-
-    @property
-    def is_target(self) -> bool:
-        """True where a word of the name says so: `seg`, `tumour_mask`, `diagnosis`."""
-        return any(word in TARGET_WORDS for word in re.split(r"[^a-z]+", self.name.lower()))
-
-    @cached_property
-    def kinds(self) -> dict[str, str]:
-        """{case id: what its cell is}, from its suffix: "image", "text", "features" or "" for what is no path."""
-        return {case: _kind(cell, self.root) for case, cell in self.cells.items()}
-
-    @property
-    def kind(self) -> str:
-        """What all cells are; "mixed" where they differ and some are paths."""
-        kinds = set(self.kinds.values())
-        return kinds.pop() if len(kinds) == 1 else "mixed" if kinds - {""} else ""
-
-
-def index(root: Path) -> Cohort:
+def index(root: Path, options: Options | None = None) -> Cohort:
     """Makes a cohort of a table.
 
     Columns `subject, session, group, site, split` mean what they mean in every cohort. A column with one of `TARGET_WORDS` in
     its name is a target: one region for each label value in its files, or classes where its cells are not paths. Other columns
-    of paths are modalities; columns of anything else are left out, with a note.
+    of paths are modalities; columns of anything else are left out, with a note, unless an option says what they are.
 
     Args:
         root: The CSV.
+        options: What the columns are, where it cannot be inferred.
 
     Returns:
         The cohort; its root is the folder of the CSV, or the common folder of absolute paths that lie elsewhere.
 
     Raises:
-        ConfigError: `root` is not a CSV.
+        ConfigError: `root` is not a CSV, or an option names a column that it has not.
         DataError: No column `subject`, no modality, a file that does not exist, a path that cannot be followed, or a column
             that mixes kinds of files.
     """
+    options = options or Options()
     if not root.is_file() or root.suffix.lower() not in (".csv", ".txt", ".tsv"):
         do = "Give the table: comodal index csv mytable.csv --out cohort.csv"
         raise ConfigError(message("ROOT", "be a CSV file for the layout csv", root.name, do=do, file=str(root)))
-    header, rows = read_table(root)
-    renamed, notes = _names(header, root)
+    names, rows, notes = apply_options(*read_table(root), options, root)
+    renamed = _names(names, root, notes)
     folder = Path(os.path.abspath(root.parent))
     cases = [_case(dict(zip(renamed, row.values(), strict=True))) for row in rows]
-    columns = [_column(name, cases, folder) for name in renamed if name not in RESERVED]
-    base, columns = _below_one_folder(columns, folder)
+    called = dict(zip(names, renamed, strict=True))
+    asked = {called[name]: kind for name, kind in _asked(options).items()}
+    columns = [_column(name, cases, folder, asked.get(name, "")) for name in renamed if name not in RESERVED]
+    base, columns = below_one_folder(columns, folder)
     if base != folder:
         notes.append(f"paths start from {base}, the folder that all of them share")
-    modalities, targets = _specs(columns, notes)
+    reader = _Reader(options, called, notes)
+    modalities, targets = reader.specs(columns)
     if not modalities:
         rule, do = "have at least one modality: a column of paths", f"Add a column with paths relative to {folder}"
-        raise DataError(message("table", rule, ", ".join(header), do=do, file=str(root)))
+        raise DataError(message("table", rule, ", ".join(names), do=do, file=str(root)))
     meta = CohortMeta(layout="csv", root=str(base), modalities=modalities, targets=targets, notes=notes)
+    return Cohort.build(meta, _filled(cases, columns, meta, reader.blank), base)
+
+
+def _asked(options: Options) -> dict[str, str]:
+    """{column of the table: what the options say that it is}."""
+    kinds = {
+        "text": options.text,
+        "bag": (*options.bag, *options.tile),
+        "features": tuple(options.numbers),
+        "class": options.classes,
+        "multilabel": options.multilabel,
+        "ordinal": tuple(options.ordinal),
+        "regions": tuple(options.regions),
+    }
+    return {name: kind for kind, names in kinds.items() for name in names}
+
+
+def _filled(cases: Sequence[Case], columns: Sequence[Column], meta: CohortMeta, blank: set[tuple[str, str]]) -> list[Case]:
+    """The cases with the cells of the columns that were kept."""
     names = {spec.name for spec in meta.columns}
     kept = [column for column in columns if column.name in names]
-    whole = [replace(c, cells={k.name: k.cells[c.id] for k in kept if c.id in k.cells}) for c in cases]
-    return Cohort.build(meta, whole, base)
+
+    def cells(case: Case) -> dict[str, str]:
+        return {k.name: k.cells[case.id] for k in kept if case.id in k.cells and (case.id, k.name) not in blank}
+
+    return [replace(case, cells=cells(case)) for case in cases]
 
 
-def _names(names: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
+def _names(names: Sequence[str], root: Path, notes: list[str]) -> list[str]:
     """Column names as a cohort can have them."""
-    notes, renamed = [], []
+    renamed: list[str] = []
     for name in names:
         new = name.lower() if name.lower() in RESERVED else re.sub(r"[^0-9A-Za-z_-]+", "_", name).strip("_")
         if not new or new in renamed:
@@ -106,9 +104,9 @@ def _names(names: Sequence[str], root: Path) -> tuple[list[str], list[str]]:
             notes.append(f"column {name!r} is called {new}")
         renamed.append(new)
     if "subject" not in renamed:
-        do = "Name the column that identifies the patient `subject`. " + nearest("subject", names)
+        do = f"Name the column that identifies the patient: --set columns.subject=COLUMN. {nearest('subject', names)}"
         raise DataError(message("table", "have a column `subject`", ", ".join(names), do=do, file=str(root)))
-    return renamed, notes
+    return renamed
 
 
 def _case(row: dict[str, str]) -> Case:
@@ -116,156 +114,152 @@ def _case(row: dict[str, str]) -> Case:
     return Case.build(known.pop("subject"), cells=row, **known)
 
 
-def _column(name: str, cases: Sequence[Case], folder: Path) -> Column:
+def _column(name: str, cases: Sequence[Case], folder: Path, asked: str) -> Column:
     """A column and what is in it; no file is opened before its path is known to be one that can be followed."""
-    column = Column(name, {case.id: case.cells[name] for case in cases if name in case.cells}, folder)
-    for case, cell in column.cells.items() if column.kind else ():
-        _check_cell(cell, column.kinds[case], subject=case, modality=name)
+    column = Column(name, {case.id: case.cells[name] for case in cases if name in case.cells}, folder, asked)
+    column.check_cells()
     return column
 
 
-def _check_cell(cell: str, kind: str, *, subject: str, modality: str) -> None:
-    """Refuses what is no path in a column of paths, each with the remedy that fits."""
-    if not kind and cell.lower() in NO_PATH:
-        rule, do = "leave the cell of an absent file blank", "Leave it blank"
-    elif "\\" in cell or re.match(r"[A-Za-z]:", cell):
-        rule, do = "list paths with forward slashes and without a drive", "Write it relative to the folder of the table"
-    elif ".." in cell.split("/") or "\0" in cell:
-        rule, do = "list paths without '..'", "Write the whole path from /, or put the table above all its files"
-    else:
-        return
-    raise DataError(message("table", rule, repr(cell), subject=subject, modality=modality, do=do))
+class _Reader:
+    """Finds out what each column is.
 
+    Args:
+        options: What is known.
+        called: {column of the table: its name in the cohort}.
+        notes: Gets a sentence for every inference.
+    """
 
-def _below_one_folder(columns: list[Column], folder: Path) -> tuple[Path, list[Column]]:
-    """The folder from which all paths start, and the columns with paths from there: that of the table where it holds all."""
-    holders = [column for column in columns if column.kind]
-    places = {
-        (c.name, case): os.path.normpath(folder / cell) for c in holders for case, cell in c.cells.items() if c.kinds[case]
-    }
-    if not any(os.path.isabs(cell) for c in holders for cell in c.cells.values()):
-        return folder, columns
-    base = folder
-    if not all(Path(place).is_relative_to(folder) for place in places.values()):
-        base = Path(os.path.commonpath([os.path.dirname(place) for place in places.values()]))
-    if base == base.parent and base != folder:
-        (name, case), far = next(item for item in places.items() if not Path(item[1]).is_relative_to(folder))
-        other = next(place for place in (*places.values(), str(folder)) if place.split("/")[1] != far.split("/")[1])
-        rule, do = "list files that lie below one folder", "Move or copy all files below one folder"
-        raise DataError(message("table", rule, f"{far} and {other}", subject=case, modality=name, do=do))
+    def __init__(self, options: Options, called: dict[str, str], notes: list[str]) -> None:
+        self.options = options
+        self.table = {new: old for old, new in called.items()}
+        self.notes = notes
+        self.blank: set[tuple[str, str]] = set()
+        self.first: Header | None = None
 
-    def moved(column: Column) -> Column:
-        cells = {
-            case: Path(places[column.name, case]).relative_to(base).as_posix() if (column.name, case) in places else cell
-            for case, cell in column.cells.items()
-        }
-        return Column(column.name, cells, base)
+    def specs(self, columns: Sequence[Column]) -> tuple[list[ModalitySpec], list[TargetSpec]]:
+        modalities, targets = [], []
+        for column in columns:
+            if not column.cells:
+                self.notes.append(f"column {column.name} is blank everywhere and was left out")
+                continue
+            spec = self._spec(column)
+            if isinstance(spec, TargetSpec):
+                targets.append(spec)
+            elif spec is not None:
+                modalities.append(spec)
+        return modalities, targets
 
-    return base, [moved(column) for column in columns]
-
-
-def _kind(cell: str, root: Path) -> str:
-    lower = cell.lower()
-    if lower.endswith(IMAGE_SUFFIXES) or (lower not in NO_PATH and (root / cell).is_dir()):
-        return "image"
-    return "text" if lower.endswith(".txt") else "features" if lower.endswith(".npy") else ""
-
-
-def _refuse_mixed(column: Column) -> None:
-    """Names the case whose cell is not as the others."""
-    common = Counter(kind for kind in column.kinds.values() if kind).most_common(1)[0][0]
-    where = next((case for case, kind in column.kinds.items() if kind != common), next(iter(column.cells)))
-    if not column.kinds[where]:
-        rule, got = "hold paths of files in each cell of a column that has some", repr(column.cells[where])
-        do = "Write the path with its suffix (.nii.gz, .png, ...) or the folder of the slices, or leave the cell blank"
-    else:
-        rule = "hold one kind of file in each column"
-        got = str(sorted({Path(cell).suffix or cell for cell in column.cells.values()})[:5])
-        do = "Give each kind of file its own column; class names go without a suffix"
-    raise DataError(message("table", rule, got, subject=where, modality=column.name, do=do))
-
-
-def _specs(columns: Sequence[Column], notes: list[str]) -> tuple[list[ModalitySpec], list[TargetSpec]]:
-    modalities, targets = [], []
-    first_grid: Header | None = None
-    for column in columns:
-        if not column.cells:
-            notes.append(f"column {column.name} is blank everywhere and was left out")
-            continue
-        kind = column.kind
-        if kind == "mixed" or (column.is_target and kind in ("text", "features")):
-            _refuse_mixed(column)
+    def _spec(self, column: Column) -> ModalitySpec | TargetSpec | None:
+        name, kind = column.name, column.kind if column.holds_paths or not column.asked else ""
+        if column.asked in ("text", "features"):
+            return self._inline(column)
+        if kind == "mixed" or (column.is_target and kind in ("text", "features", "bag")):
+            column.refuse_mixed()
         if kind:
-            _check_exist(column)
+            column.check_exist()
         if column.is_target:
-            targets.append(_regions(column, notes) if kind else _classes(column, notes))
-        elif not kind:
-            notes.append(f"column {column.name} was left out: its cells are not paths of images, .txt or .npy files")
-        elif kind == "image":
-            spec, header = _image(column, first_grid, notes)
-            first_grid = first_grid or header
-            modalities.append(spec)
+            return self._regions(column) if kind else self._classes(column)
+        if kind == "image":
+            return self._image(column)
+        if kind == "bag":
+            return self._bag(column)
+        if kind:
+            return self._vector_or_text(column, kind)
+        hint = ""
+        if sum(len(cell.split()) >= PROSE for cell in column.cells.values()) * 2 > len(column.cells):
+            hint = f"; if they are reports, add --set text={self.table[name]}"
+        self.notes.append(f"column {name} was left out: its cells are not paths of images, .txt or .npy files{hint}")
+        return None
+
+    def _inline(self, column: Column) -> ModalitySpec:
+        name = column.name
+        if column.asked == "text":
+            self.notes.append(f"{name}: text that stands in the table, {len(column.cells)} of them")
+            return ModalitySpec(name=name, kind="text", spatial_dims=0, grid=name, inline=True)
+        lengths = {len(numbers_in(cell, subject=case, modality=name)) for case, cell in column.cells.items()}
+        (length,) = lengths  # made of the same columns
+        self.notes.append(f"{name}: vector of {length} numbers of the table, {len(column.cells)} complete ones")
+        return ModalitySpec(name=name, kind="features", spatial_dims=0, channels=length, grid=name, inline=True)
+
+    def _image(self, column: Column) -> ModalitySpec:
+        """From the header of the first file. Pictures without spacing share a grid only where they have one size."""
+        where, cell = next(iter(column.cells.items()))
+        header = read_header(column.root / cell, subject=where, modality=column.name)
+        flat, first = header.shape[2] == 1, self.first
+        same = first is None or (header.has_spacing and first.has_spacing) or header.shape == first.shape
+        grid, unit = "grid" if same else column.name, self.options.unit.get(self.table[column.name])
+        dims = 2 if flat else 3
+        spec = ModalitySpec(name=column.name, spatial_dims=dims, channels=header.channels, grid=grid, unit=unit)
+        size = " x ".join(map(str, header.shape[:2] if flat else header.shape))
+        self.notes.append(f"{column.name}: {dims}-D image with {spec.channels} channel(s), {size} in the first case")
+        if not same:
+            said = "another size than the first image, so taken as not co-registered; see `grid` in the yaml"
+            self.notes.append(f"{column.name}: {said}")
+        self.first = first or header
+        return spec
+
+    def _bag(self, column: Column) -> ModalitySpec:
+        """From the first item of the first case."""
+        where = next(iter(column.cells))
+        path, tile = column.root / column.paths(where)[0], self.options.tile.get(self.table[column.name], 0)
+        vectors = sorted(path.glob("*.npy")) if path.is_dir() else []
+        if vectors:
+            length = len(read_features(vectors[0], subject=where, modality=column.name))
+            self.notes.append(f"{column.name}: bags of vectors of {length} features")
+            return ModalitySpec(name=column.name, kind="bag", spatial_dims=0, channels=length, grid=column.name)
+        channels = 3
+        if not tile:
+            first = sorted(p for p in path.iterdir() if p.is_file())[0] if path.is_dir() else path
+            channels = read_header(first, subject=where, modality=column.name).channels
+        sizes = sorted({len(column.paths(case)) for case in column.cells})
+        many = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+        self.notes.append(f"{column.name}: bags of pictures with {channels} channel(s), {many} in a cell")
+        return ModalitySpec(name=column.name, kind="bag", spatial_dims=2, channels=channels, grid=column.name, tile=tile)
+
+    def _vector_or_text(self, column: Column, kind: str) -> ModalitySpec:
+        name = column.name
+        if kind == "features":
+            where, cell = next(iter(column.cells.items()))
+            length = len(read_features(column.root / cell, subject=where, modality=name))
+            self.notes.append(f"{name}: vector of {length} features")
+            return ModalitySpec(name=name, kind="features", spatial_dims=0, channels=length, grid=name)
+        texts = {case: read_text(column.root / cell, subject=case, modality=name) for case, cell in column.cells.items()}
+        empty = [case for case, text in texts.items() if not text.strip()]
+        self.blank |= {(case, name) for case in empty}
+        self.notes.append(f"{name}: text")
+        if empty:
+            self.notes.append(f"{name}: {len(empty)} empty files count as absent ({', '.join(empty[:5])})")
+        return ModalitySpec(name=name, kind="text", spatial_dims=0, grid=name)
+
+    def _regions(self, column: Column) -> TargetSpec:
+        """One region for each value other than 0 in any of the label maps, unless the options name them."""
+        name, named = column.name, self.options.regions.get(self.table[column.name], {})
+        if named:
+            codes = [list(values) for values in named.values()]
+            self.notes.append(f"{name}: target with the regions {', '.join(named)}, as asked for")
+            return TargetSpec(name=name, kind="regions", classes=list(named), codes=codes, paint=[c[0] for c in codes])
+        ordered = label_values({case: column.root / cell for case, cell in column.cells.items()}, name)
+        self.notes.append(f"{name}: target with one region for each label value, {', '.join(map(str, ordered))}")
+        classes = [f"label-{code}" for code in ordered]
+        return TargetSpec(name=name, kind="regions", classes=classes, codes=[[c] for c in ordered], paint=ordered)
+
+    def _classes(self, column: Column) -> TargetSpec:
+        name = column.name
+        if column.asked == "ordinal":
+            classes = list(self.options.ordinal[self.table[name]])
+        elif column.asked == "multilabel":
+            cells = {word.strip().lstrip("?") for cell in column.cells.values() for word in cell.split(";") if cell != "-"}
+            classes = sorted(cells - {""})
         else:
-            modalities.append(_vector_or_text(column, kind, notes))
-    return modalities, targets
-
-
-def _check_exist(column: Column) -> None:
-    for where, cell in column.cells.items():
-        existing_file(column.root, cell, subject=where, modality=column.name)
-
-
-def _image(column: Column, first: Header | None, notes: list[str]) -> tuple[ModalitySpec, Header]:
-    """From the header of the first file. Pictures without spacing share a grid only where they have one size."""
-    where, cell = next(iter(column.cells.items()))
-    header = read_header(column.root / cell, subject=where, modality=column.name)
-    flat = header.shape[2] == 1
-    same = first is None or (header.has_spacing and first.has_spacing) or header.shape == first.shape
-    grid = "grid" if same else column.name
-    spec = ModalitySpec(name=column.name, spatial_dims=2 if flat else 3, channels=header.channels, grid=grid)
-    size = " x ".join(map(str, header.shape[:2] if flat else header.shape))
-    notes.append(f"{column.name}: {spec.spatial_dims}-D image with {spec.channels} channel(s), {size} in the first case")
-    if not same:
-        notes.append(f"{column.name}: another size than the first image, so taken as not co-registered; see `grid` in the yaml")
-    return spec, header
-
-
-def _vector_or_text(column: Column, kind: str, notes: list[str]) -> ModalitySpec:
-    if kind == "text":
-        notes.append(f"{column.name}: text")
-        return ModalitySpec(name=column.name, kind="text", spatial_dims=0, grid=column.name)
-    where, cell = next(iter(column.cells.items()))
-    length = len(read_features(column.root / cell, subject=where, modality=column.name))
-    notes.append(f"{column.name}: vector of {length} features")
-    return ModalitySpec(name=column.name, kind="features", spatial_dims=0, channels=length, grid=column.name)
-
-
-def _regions(column: Column, notes: list[str]) -> TargetSpec:
-    """One region for each value other than 0 in any of the label maps."""
-    codes: set[int] = set()
-    for where, cell in column.cells.items():
-        path = column.root / cell
-        volume = read_volume(path, subject=where, modality=column.name)
-        codes |= {code for code in label_codes(volume, path=path, subject=where, modality=column.name) if code}
-        if len(codes) > MAX_CLASSES:
-            do = "Save label maps without loss (not as JPEG), or rename the column if it holds images"
-            place = {"subject": where, "modality": column.name, "file": str(path)}
-            raise DataError(message("label map", "hold few values", f"more than {MAX_CLASSES}", do=do, **place))
-    if not codes:
-        do = "Remove the column, or check that the files are label maps"
-        rule = "have a value other than 0 in some case"
-        raise DataError(message("label map", rule, "0 only", modality=column.name, do=do))
-    ordered = sorted(codes)
-    notes.append(f"{column.name}: target with one region for each label value, {', '.join(map(str, ordered))}")
-    classes = [f"label-{code}" for code in ordered]
-    return TargetSpec(name=column.name, kind="regions", classes=classes, codes=[[c] for c in ordered], paint=ordered)
-
-
-def _classes(column: Column, notes: list[str]) -> TargetSpec:
-    classes = sorted(set(column.cells.values()))
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        do = "Rename the column if it is not a target: " + ", ".join(TARGET_WORDS) + " in a name mean one"
-        got = f"{len(classes)} ({', '.join(classes[:3])})"
-        raise DataError(message("table", f"have 2 to {MAX_CLASSES} classes in a target", got, modality=column.name, do=do))
-    notes.append(f"{column.name}: target with the classes {', '.join(classes)}")
-    return TargetSpec(name=column.name, kind="class", classes=classes)
+            classes = sorted(set(column.cells.values()))
+        least = 1 if column.asked == "multilabel" else 2
+        if not least <= len(classes) <= MAX_CLASSES:
+            do = "Rename the column if it is not a target: " + ", ".join(TARGET_WORDS) + " in a name mean one"
+            if column.asked:
+                do = "Leave the column out, or correct its cells"
+            got = f"{len(classes)} ({', '.join(classes[:3])})"
+            raise DataError(message("table", f"have {least} to {MAX_CLASSES} classes in a target", got, modality=name, do=do))
+        kind = {"multilabel": "multilabel", "ordinal": "ordinal"}.get(column.asked, "class")
+        self.notes.append(f"{name}: target with the classes {', '.join(classes)}")
+        return TargetSpec.model_validate({"name": name, "kind": kind, "classes": classes})

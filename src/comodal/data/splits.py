@@ -125,11 +125,14 @@ _LEAK = "Put all cases of this patient into one split, or say in splits.allow_le
 
 def _from_column(cohort: Cohort, config: SplitConfig, labels: Labels) -> dict[str, list[str]]:
     """The cohort's own division; what it leaves open is drawn."""
+    targets = [target.name for target in cohort.targets]
     blank = [case for case in cohort.cases if not case.split]
+    if any(case.split == "train" for case in cohort.cases):  # what has no label is there to be predicted, and stays out
+        blank = [case for case in blank if any(name in case.cells for name in targets)]
     named = {name: [case for case in cohort.cases if case.split == name] for name in SPLITS}
     if blank and named["train"]:
         do = "Fill it for all cases, leave those for training blank, or set splits.column: false"
-        got = f"{len(blank)} of {len(cohort)} blank, with training cases named"
+        got = f"{len(blank)} labelled ones of {len(cohort)} blank, with training cases named"
         raise DataError(message("cohort: split", "be filled for all cases, or name no training cases", got, do=do))
     if config.folds is not None:
         do = "Set splits.column: false to draw folds, or leave splits.folds out"
