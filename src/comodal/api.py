@@ -11,6 +11,7 @@ from comodal import data as datasets
 from comodal.config import load_config
 from comodal.data.cohort import Cohort
 from comodal.data.integrity import CheckReport
+from comodal.data.joining import Keep, On
 from comodal.errors import ConfigError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import Results
@@ -19,7 +20,7 @@ from comodal.inference.writing import Written
 from comodal.information.fit import InformationReport
 from comodal.information.fold import FitSettings
 from comodal.run import Run
-from comodal.study.cohorts import check_files, write_index, write_phantom
+from comodal.study.cohorts import check_files, convert_cohort, write_index, write_join, write_phantom
 from comodal.study.demo import prepare_demo
 from comodal.study.evaluating import evaluate_run
 from comodal.study.information import Array, compare
@@ -101,9 +102,63 @@ def index(
     return write_index(layout, Path(root), Path(out), options=options, overwrite=overwrite)
 
 
-def check(cohort: PathLike, *, on_event: Emit = silent) -> CheckReport:
-    """Reads every file of a cohort to its last byte; see `comodal.data.integrity`."""
-    return check_files(Path(cohort), emit=on_event)
+def join(
+    cohorts: Sequence[PathLike | Cohort],
+    out: PathLike | None = None,
+    *,
+    on: On = "auto",
+    keep: Keep = "both",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    overwrite: bool = False,
+) -> Cohort:
+    """Joins cohorts of the same patients, for instance radiology and pathology; see `comodal.data.joining.join`.
+
+    Args:
+        cohorts: Two or more, each a cohort.csv, "LAYOUT:ROOT", which is indexed first, or a cohort in memory.
+        out: Where to write cohort.csv; its yaml stands beside it.
+        on: "subject": equal ids belong together; "group": cases of one patient; "auto": first the one, then the other.
+        keep: "both": only cases that every cohort has; "all": also the others, with blank cells.
+        options: {layout: {key: value}} of what the layouts can be told.
+        overwrite: Replace a cohort that was written there before.
+
+    Returns:
+        The cohort.
+
+    Raises:
+        ConfigError: Fewer than two, an unknown layout, or a file in the place of `out`.
+        DataError: Nothing in common, or what cannot be decided: it names the cases.
+    """
+    return write_join(cohorts, None if out is None else Path(out), on=on, keep=keep, options=options, overwrite=overwrite)
+
+
+def convert(cohort: PathLike, layout: str, out: PathLike, *, on_event: Emit = silent) -> list[str]:
+    """Writes a cohort in the layout of another tool.
+
+    Args:
+        cohort: The cohort.csv.
+        layout: "nnunet" (files, consecutive labels, folds by patient) or "datalist" (a JSON for MONAI; nothing is copied).
+        out: A new or empty folder.
+        on_event: Listener.
+
+    Returns:
+        What the other tool will not see, one sentence each.
+    """
+    return convert_cohort(Path(cohort), layout, Path(out), emit=on_event)
+
+
+def check(cohort: PathLike, *, workers: int | None = 1, on_event: Emit = silent) -> CheckReport:
+    """Reads every file of a cohort to its last byte; see `comodal.data.integrity`.
+
+    Args:
+        cohort: The cohort.csv.
+        workers: Processes that read; 1 reads in this one, None takes what the machine has where that is worth it. A script
+            that asks for several must guard its own code with `if __name__ == "__main__"`.
+        on_event: Listener.
+
+    Returns:
+        Who has what, counts of classes and regions, and everything that was found.
+    """
+    return check_files(Path(cohort), workers=workers, emit=on_event)
 
 
 def init(

@@ -295,20 +295,28 @@ def _collate_modality(modality: Modality, values: Sequence[Value | None], shape:
         texts = [value if isinstance(value, Text) else blank for value in values]
         return Text(_pad_stack([t.ids for t in texts]), _pad_stack([t.attention for t in texts]))
     if modality.kind == "bag":
-        empty = Bag(torch.zeros((1, modality.channels)), torch.zeros(1, dtype=torch.bool))
-        first = next((v for v in have if isinstance(v, Bag)), empty)
+        pictures = modality.spatial_dims == 2
+        sides = () if not pictures else shape if len(shape) == 2 else (1, 1)
+        empty = Bag(torch.zeros((1, modality.channels, *sides)), torch.zeros(1, dtype=torch.bool))
+        there = [value for value in have if isinstance(value, Bag)]
+        _check_shapes(modality, [value.items[0] for value in there if len(value.items)])
+        first = next(iter(there), empty)
         none = Bag(torch.zeros_like(first.items[:1]), torch.zeros(1, dtype=torch.bool))
         bags = [value if isinstance(value, Bag) else none for value in values]
         return Bag(_pad_stack([b.items for b in bags]), _pad_stack([b.valid for b in bags]))
     tensors = [value for value in have if isinstance(value, Tensor)]
-    shapes = sorted({tuple(value.shape) for value in tensors})
-    if len(shapes) > 1:
-        do = "Crop, pad or resize them to the patch"
-        raise ConfigError(message("collate", "get inputs of one shape", shapes, modality=modality.name, do=do))
+    _check_shapes(modality, tensors)
     like = tensors[0].shape if tensors else (modality.channels, *shape)
     zeros = torch.zeros(like, dtype=tensors[0].dtype if tensors else torch.float32)
     rows = [value if isinstance(value, Tensor) else zeros for value in values]
     return torch.stack(rows)
+
+
+def _check_shapes(modality: Modality, tensors: Sequence[Tensor]) -> None:
+    shapes = sorted({tuple(value.shape) for value in tensors})
+    if len(shapes) > 1:
+        do = "Crop, pad or resize them to the patch"
+        raise ConfigError(message("collate", "get inputs of one shape", shapes, modality=modality.name, do=do))
 
 
 def collate(
@@ -319,8 +327,8 @@ def collate(
     Args:
         samples: At least one; images of one modality must have one shape.
         modalities: All modalities of the problem, in canonical order. What a sample lacks is marked absent.
-        patch: Spatial shape of an image that no sample has, where no other image tells it; or {grid: shape}
-            (`Problem.patches`), where grids differ.
+        patch: Spatial shape of an image, or of the items of a bag of images, that no sample has, where no other image tells it;
+            or {grid: shape} (`Problem.patches`), where grids differ. Without any, absent items of a bag have one pixel.
 
     Returns:
         A `Batch`; a target that no sample has is left out, one that some have is zero and not `labelled` elsewhere.

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from comodal.data.cohort import Cohort
 from comodal.data.normalisation import PreprocessingConfig, Spacing
 from comodal.data.splits import SplitConfig
+from comodal.data.stored import Form
 from comodal.errors import ConfigError, message, nearest, short
 from comodal.method import Method, MethodConfig, Problem
 from comodal.methods import METHODS, load_method
@@ -56,6 +57,9 @@ class DataConfig(_Section):
     max_sentences: int = Field(16, ge=1, description="sentences kept of a report")
     max_tokens: int = Field(48, ge=2, description="tokens kept of a sentence, its start token included")
     cache: str | None = Field(None, description="folder of preprocessed arrays; null is the run's own folder")
+    cache_form: Form = Field(
+        "auto", description="npy maps files, blosc2 packs them, auto packs what is large; all give the same"
+    )
 
     @field_validator("withhold", mode="before")
     @classmethod
@@ -279,8 +283,10 @@ def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, wor
     """
     data = config.data
     chosen = choose(cohort.modalities, data.modalities, "data.modalities")
-    grids = [m.grid for m in cohort.modalities if m.kind == "image"]
+    images = [m.grid for m in cohort.modalities if m.kind == "image"]
+    tiles = [m.grid for m in cohort.modalities if m.kind == "bag" and m.spatial_dims == 2]
     for key in ("patch", "spacing", "resize"):
+        grids = [*images, *tiles] if key == "resize" else images  # the items of a bag can be resized, and that is all
         for name in value if isinstance(value := getattr(data, key), dict) else ():
             if name not in grids:
                 do = nearest(name, grids)

@@ -35,6 +35,10 @@ class RunError(UserError):
     """A run folder was incomplete, damaged or of another schema."""
 
 
+class CacheError(ComodalError):
+    """Prepared images could not be made or kept, for instance since the disk is full (exit code 1)."""
+
+
 class TrainingFailed(ComodalError):
     """The training itself broke down, for instance by a loss that is not a number (exit code 1)."""
 

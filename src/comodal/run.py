@@ -38,6 +38,7 @@ from torch import Tensor
 
 from comodal.config import RunConfig, build_method, build_problem, read_yaml, validated
 from comodal.data.atomic import replacing
+from comodal.data.cache import Cache
 from comodal.data.cohort import Cohort
 from comodal.data.matching import matched
 from comodal.data.preprocessing import Fitted, Preparer
@@ -266,7 +267,7 @@ class Run:
             targets=answers,
             regions=regions,
             fitted=self.fitted,
-            cache=cache,
+            cache=None if cache is None else Cache(cache, form=self.config.data.cache_form),
             spatial_dims=problem.spatial_dims,
             tokenizer=self.tokenizer,
         )

@@ -88,7 +88,7 @@ def test_volume_equals_that_of_simpleitk_in_ras_order(tmp_path: Path, directions
     np.testing.assert_array_equal(volume.array[0], array)
     np.testing.assert_allclose(volume.header.affine, affine, atol=1e-6)
     assert nib.aff2axcodes(volume.header.affine) == ("R", "A", "S")
-    assert volume.array.dtype == np.int16 and volume.array.flags.c_contiguous and volume.notes == ()
+    assert volume.array.dtype == np.int16 and volume.array.flags.c_contiguous and volume.notes == volume.warnings == ()
     header = read_header(path)
     assert header.shape == volume.array.shape[1:] and header.has_spacing
     np.testing.assert_array_equal(header.affine, volume.header.affine)
@@ -202,10 +202,10 @@ def test_lines_may_end_as_on_windows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.sort(read_volume(path).array.ravel()), np.arange(24))
 
 
-def test_what_is_guessed_is_noted(tmp_path: Path) -> None:
+def test_what_is_guessed_is_a_warning(tmp_path: Path) -> None:
     lines: dict[str, Any] = {"ElementToIntensityFunctionSlope": "2", "ElementToIntensityFunctionOffset": "0"}
     header = read_header(save(tmp_path / "a.mha", drop=("ElementSpacing", "TransformMatrix"), **lines))
-    assert [note.split(";")[0] for note in header.notes] == [
+    assert [note.split(";")[0] for note in header.warnings] == [
         "the header has no ElementSpacing",
         "the header has no TransformMatrix",
         "the header rescales its values (ElementToIntensityFunction)",
@@ -306,13 +306,75 @@ def test_a_prediction_is_nifti_in_the_frame_of_the_input(tmp_path: Path, directi
 # ------------------------------------------------------------------------------------------------------------------ refused
 
 
-@pytest.mark.parametrize("place", ["b.raw", "/etc/hostname", "../b.raw", "LIST", "slice%03d.raw 1 4 1", ""])
-def test_voxels_in_another_file_are_never_looked_for(tmp_path: Path, place: str) -> None:
-    (tmp_path / "b.raw").write_bytes(numbers().tobytes())
-    path = save(tmp_path / "a.mhd", b"", ElementDataFile=place)
+PLACES = [
+    "/etc/hostname",
+    "../b.raw",
+    "inner/b.raw",
+    "inner\\b.raw",
+    "C:b.raw",
+    "LIST",
+    "LIST 2",
+    "slice%03d.raw 1 4 1",
+    "..",
+    "",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_voxels_elsewhere_are_never_looked_for(tmp_path: Path, place: str) -> None:
+    for name in ("b.raw", "inner/b.raw", "case/inner/b.raw", "case/inner\\b.raw", "case/LIST"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(numbers().tobytes())
+    path = save(tmp_path / "case" / "a.mhd", b"", ElementDataFile=place)
     for read in (read_header, read_volume):
         with pytest.raises(DataError, match=r"must hold its voxels itself \(ElementDataFile = LOCAL\).* Convert it to \.mha"):
             read(path)
+
+
+def test_only_a_header_that_is_called_mhd_names_another_file(tmp_path: Path) -> None:
+    (tmp_path / "b.raw").write_bytes(numbers().tobytes(order="F"))
+    with pytest.raises(DataError, match="must hold its voxels itself"):
+        read_volume(save(tmp_path / "a.mha", b"", ElementDataFile="b.raw"))
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "b.raw").symlink_to(tmp_path / "b.raw")
+    with pytest.raises(DataError, match=r"got ElementDataFile = 'b\.raw', a link that leads out of it"):
+        read_volume(save(tmp_path / "case" / "a.mhd", b"", ElementDataFile="b.raw"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_mhd_with_its_voxels_beside_it(tmp_path: Path, compressed: bool) -> None:
+    image = itk().GetImageFromArray(numbers((7, 6, 5)))
+    image.SetDirection(ROTATED.ravel().tolist())
+    image.SetSpacing((0.5, 1.25, 3))
+    itk().WriteImage(image, str(tmp_path / "a.mhd"), compressed)
+    beside = tmp_path / ("a.zraw" if compressed else "a.raw")
+    volume, (array, affine) = read_volume(tmp_path / "a.mhd"), as_ras(itk().ReadImage(str(tmp_path / "a.mhd")))
+    np.testing.assert_array_equal(volume.array[0], array)
+    np.testing.assert_allclose(volume.header.affine, affine, atol=1e-6)
+    assert read_header(tmp_path / "a.mhd").shape == volume.header.shape
+    data = beside.read_bytes()
+    for size in (0, 1, len(data) // 2, len(data) - 1):
+        beside.write_bytes(data[:size])
+        with pytest.raises(DataError, match=r"must .*Copy or download the file again"):
+            read_volume(tmp_path / "a.mhd")
+    beside.write_bytes(data + b"tail")
+    if compressed:
+        assert read_volume(tmp_path / "a.mhd").warnings == ("4 bytes after the image were ignored",)
+    else:
+        with pytest.raises(DataError, match="must hold exactly the 420 bytes of image that its header says; got 424 bytes"):
+            read_header(tmp_path / "a.mhd")
+    beside.unlink()
+    for read in (read_header, read_volume):
+        with pytest.raises(DataError, match=f"must be readable; got No such file or directory .*{beside.name}"):
+            read(tmp_path / "a.mhd")
+    beside.mkdir()
+    with pytest.raises(DataError, match="must be a regular file; got a device, pipe or folder"):
+        read_volume(tmp_path / "a.mhd")
+
+
+def test_axes_that_are_not_at_right_angles_are_a_warning(tmp_path: Path) -> None:
+    header = read_header(save(tmp_path / "a.mha", TransformMatrix="1 0 0 0 1 0 0 0.3 1"))
+    assert "the axes meet at 73.3 degrees" in header.warnings[0]
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -353,7 +415,7 @@ def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_bytes_behind_a_whole_zlib_stream_are_noted(tmp_path: Path) -> None:
     block = packed()
     path = save(tmp_path / "a.mha", block + b"tail", CompressedData="True", CompressedDataSize=str(len(block)))
-    assert read_volume(path).notes == read_header(path).notes == ("4 bytes after the image were ignored",)
+    assert read_volume(path).warnings == read_header(path).warnings == ("4 bytes after the image were ignored",)
 
 
 @pytest.mark.parametrize("sized", [False, True])
@@ -361,7 +423,7 @@ def test_bytes_inside_the_block_behind_the_stream_are_noted(tmp_path: Path, size
     block = packed() + bytes(300_000)  # more than is read at a time
     lines: dict[str, Any] = {"CompressedDataSize": str(len(block))} if sized else {}
     volume = read_volume(save(tmp_path / "a.mha", block, CompressedData="True", **lines))
-    assert volume.notes == ("300000 bytes after the image were ignored",)
+    assert volume.warnings == ("300000 bytes after the image were ignored",)
     np.testing.assert_array_equal(np.sort(volume.array.ravel()), np.arange(24))
 
 

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from comodal.data import formats_nifti
 from comodal.data.geometry import BUDGET
 from comodal.data.reading import read_header, read_volume, write_volume
 from comodal.errors import DataError
@@ -109,23 +110,120 @@ def test_concatenated_gzip_members_and_padding_are_legal_and_garbage_is_noted(tm
         (tmp_path / name).write_bytes(parts + tail)
         volume = read_volume(tmp_path / name)
         np.testing.assert_array_equal(volume.array, read_volume(tmp_path / "a.nii.gz").array)
-        assert volume.notes == ()
+        assert volume.notes == volume.warnings == ()
     (tmp_path / "garbage").write_bytes(parts + b"garbage")
-    assert read_volume(tmp_path / "garbage").notes == ("there are bytes after the end of the gzip stream; they were ignored",)
+    assert read_volume(tmp_path / "garbage").warnings == (
+        "there are bytes after the end of the gzip stream; they were ignored",
+    )
 
 
-def test_odd_headers_are_noted(tmp_path: Path) -> None:
+def test_odd_headers_are_warnings(tmp_path: Path) -> None:
     image = nib.Nifti1Image(numbers(), np.eye(4))
     image.set_sform(np.eye(4), 0)
     image.set_qform(np.eye(4), 0)
     nib.save(image, tmp_path / "none.nii")
-    assert "neither sform nor qform is set" in read_header(tmp_path / "none.nii").notes[0]
+    assert "neither sform nor qform is set" in read_header(tmp_path / "none.nii").warnings[0]
     image.set_sform(np.diag([1, 1, 2, 1]), 1)
     image.set_qform(np.eye(4), 1)
     nib.save(image, tmp_path / "both.nii")
     header = read_header(tmp_path / "both.nii")
-    assert header.notes == ("sform and qform disagree; sform is used",)
-    assert header.spacing == (1, 1, 2)
+    said = "sform and qform disagree; sform is used"
+    assert header.warnings == (said, "pixdim and sform disagree about the voxel sizes; sform is used")
+    assert header.spacing == (1.0, 1.0, 2.0)
+    assert not header.notes
+
+
+@pytest.mark.parametrize("unit", ["meter", "micron"])
+def test_units_that_are_not_mm_are_a_warning(tmp_path: Path, unit: str) -> None:
+    image = nib.Nifti1Image(numbers(), LPS)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").warnings == (
+        "the header gives lengths in metres or micrometres; they are read as mm",
+    )
+
+
+@pytest.mark.parametrize("size", [0.0, -2.0, float("nan")])
+def test_voxel_sizes_that_are_not_positive(tmp_path: Path, size: float) -> None:
+    """A warning where the sform knows better, an error where the affine is made of them."""
+
+    def change(data: bytearray, *, sform: int, qform: int) -> None:
+        struct.pack_into("<f", data, 84, size)
+        struct.pack_into("<2h", data, 252, qform, sform)
+
+    first = save(tmp_path / "a.nii", numbers())
+    good = rewrite(first, lambda data: change(data, sform=1, qform=0))
+    assert read_header(good).spacing == (1, 1, 1)
+    assert read_volume(good).warnings == ("pixdim is not positive; the voxel sizes are those of the affine",)
+    both = rewrite(first, lambda data: change(data, sform=1, qform=1))
+    assert "pixdim is not positive; the voxel sizes are those of the affine" in read_volume(both).warnings
+    for read in (read_header, read_volume):
+        with pytest.raises(DataError, match=r"must have (a usable affine|an affine that can be inverted)"):
+            read(rewrite(first, lambda data: change(data, sform=0, qform=1)))
+
+
+def test_an_impossible_qform_is_a_warning_where_there_is_an_sform(tmp_path: Path) -> None:
+    first = save(tmp_path / "a.nii", numbers())
+
+    def change(data: bytearray, sform: int) -> None:
+        struct.pack_into("<3f", data, 256, 2, 2, 2)
+        struct.pack_into("<2h", data, 252, 1, sform)
+
+    path = rewrite(first, lambda data: change(data, 1))
+    assert read_volume(path).warnings == ("the qform is impossible; sform is used",)
+    path = rewrite(first, lambda data: change(data, 0))
+    with pytest.raises(DataError, match="must have a usable affine"):
+        read_header(path)
+
+
+def test_axes_that_are_not_at_right_angles_are_a_warning(tmp_path: Path) -> None:
+    for angle, count in ((12.0, 1), (0.4, 0)):
+        affine = np.eye(4)
+        affine[1, 2] = np.tan(np.radians(angle))
+        warnings = read_header(save(tmp_path / "a.nii", numbers(), affine)).warnings
+        assert sum("the axes meet at 78.0 degrees instead of 90" in text for text in warnings) == count
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_the_components_of_a_vector_are_channels(tmp_path: Path, suffix: str) -> None:
+    array = numbers((3, 4, 5, 1, 2))
+    path = save(tmp_path / f"a{suffix}", array, LPS, intent_code=1007)
+    volume = read_volume(path)
+    assert read_header(path).channels == volume.header.channels == 2
+    np.testing.assert_array_equal(volume.array, np.moveaxis(array[:, :, :, 0], -1, 0)[:, ::-1, ::-1])
+    np.testing.assert_array_equal(read_volume(path, channel=1).array[0], volume.array[1])
+    written = load(write_volume(volume.array[0], volume.geometry, tmp_path / "out"))
+    assert written.shape == (3, 4, 5)
+    np.testing.assert_array_equal(np.asarray(written.dataobj), array[..., 0, 0])
+    for other in (numbers((3, 4, 5, 2, 2)), numbers((3, 4, 5, 2))):
+        with pytest.raises(DataError, match="must hold one volume"):
+            read_header(save(tmp_path / "b.nii", other, LPS, intent_code=1007))
+    with pytest.raises(DataError, match="must hold one volume"):  # five axes without the intent of a vector
+        read_header(save(tmp_path / "c.nii", array, LPS))
+
+
+def test_an_extension_flag_without_an_extension_is_harmless(tmp_path: Path) -> None:
+    path = rewrite(save(tmp_path / "a.nii", numbers()), lambda data: data.__setitem__(348, 1))
+    np.testing.assert_array_equal(read_volume(path).array, read_volume(tmp_path / "a.nii").array)
+    image = nib.Nifti1Image(numbers(), LPS)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Muster^Anna " * 10))
+    nib.save(image, tmp_path / "b.nii.gz")
+    volume = read_volume(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(volume.array, read_volume(tmp_path / "a.nii").array)
+    assert b"Muster" not in gzip.decompress(write_volume(volume.array[0], volume.geometry, tmp_path / "out").read_bytes())
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float64])
+def test_types_of_eight_bytes(tmp_path: Path, dtype: Any) -> None:
+    volume = read_volume(save(tmp_path / "a.nii", numbers(dtype=dtype), np.eye(4)))
+    assert volume.array.dtype == dtype
+    np.testing.assert_array_equal(volume.array[0], numbers())
+
+
+def test_a_single_voxel_is_refused(tmp_path: Path) -> None:
+    for read in (read_header, read_volume):
+        with pytest.raises(DataError, match="must have more than one voxel; got a single one"):
+            read(save(tmp_path / "a.nii", numbers((1, 1, 1))))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.9, 0.99])
@@ -179,7 +277,9 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, got: str) -> 
     path = tmp_path / "a.nii.gz"
     path.write_bytes(content)
     for read in (read_header, read_volume):
-        with pytest.raises(DataError, match=f"must be NIfTI, MetaImage, PNG, JPEG or TIFF; got {got}.*Check what the file"):
+        with pytest.raises(
+            DataError, match=f"must be NIfTI, MetaImage, NRRD, DICOM, .npy, PNG, .*; got {got}.*Check what the file"
+        ):
             read(path)
 
 
@@ -224,7 +324,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must hold at most 16 MiB after the image"):
         read_volume(tmp_path / "bomb.nii.gz")
     (tmp_path / "tail.nii.gz").write_bytes(gzip.compress(data + bytes(5)))
-    assert read_volume(tmp_path / "tail.nii.gz").notes == ("5 bytes after the image were ignored",)
+    assert read_volume(tmp_path / "tail.nii.gz").warnings == ("5 bytes after the image were ignored",)
 
 
 @pytest.mark.parametrize(
@@ -267,3 +367,28 @@ def test_missing_files_pipes_and_link_loops_are_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.nii").symlink_to(tmp_path / "loop.nii")
     with pytest.raises(DataError, match="must be readable; got Too many levels of symbolic links"):
         read_volume(tmp_path / "loop.nii")
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.nii", numbers())
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read everything
+    with pytest.raises(DataError, match="must be readable; got Permission denied"):
+        read_volume(path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.nii", numbers())
+    original = formats_nifti.ras_frame
+
+    def grows(*arguments: Any) -> Any:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return original(*arguments)
+
+    monkeypatch.setattr(formats_nifti, "ras_frame", grows)
+    with pytest.raises(DataError, match="must stay the same while it is read; got a file that changed"):
+        read_volume(path)

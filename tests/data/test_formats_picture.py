@@ -144,7 +144,7 @@ def test_a_png_that_claims_a_huge_size_is_refused(tmp_path: Path) -> None:
     struct.pack_into(">II", data, 16, 65535, 65535)
     struct.pack_into(">I", data, 29, zlib.crc32(bytes(data[12:29])))
     (tmp_path / "a.png").write_bytes(data)
-    with pytest.raises(DataError, match="must be a complete PNG, JPEG or TIFF"):
+    with pytest.raises(DataError, match=r"must have at most \d+ pixels; got more .* make it a bag"):
         read_volume(tmp_path / "a.png")
 
 
@@ -184,7 +184,7 @@ def test_a_stack_is_written_as_one_file_of_pages(tmp_path: Path) -> None:
 
 def test_slices_of_different_sizes_and_missing_slices_are_refused(tmp_path: Path) -> None:
     stack(tmp_path / "case", 3)
-    with pytest.raises(DataError, match=r"must be a folder with slices named \*.png; got none"):
+    with pytest.raises(DataError, match=r"must be a folder with slices named \*.png, or of DICOM files; got none"):
         read_volume(tmp_path / "case", files="*.png")
     Image.fromarray(np.zeros((3, 5, 3), dtype=np.uint8)).save(tmp_path / "case" / "s_2.tif")
     with pytest.raises(DataError, match=r"must hold slices of one size and type; got \(3, 5, 3\) uint8 in s_2.tif"):
@@ -197,3 +197,27 @@ def test_a_slice_that_links_out_of_its_folder_is_refused(tmp_path: Path) -> None
     (tmp_path / "case" / "s_4.tif").symlink_to(tmp_path / "secret.tif")
     with pytest.raises(DataError, match=r"must be a regular file inside its folder; got a link or device .*s_4.tif"):
         read_volume(tmp_path / "case", files="*[0-9].tif")
+
+
+def test_cmyk_of_a_jpeg_becomes_the_colours_that_were_meant(tmp_path: Path) -> None:
+    """Programs write CMYK into JPEG inverted, with Adobe's mark."""
+    rgb = np.full((16, 16, 3), (200, 60, 20), dtype=np.uint8)
+    rgb[:, 8:] = (10, 120, 240)
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert b"Adobe" in (tmp_path / "a.jpg").read_bytes()
+    volume = read_volume(tmp_path / "a.jpg")
+    np.testing.assert_allclose(volume.array[..., 0].transpose(2, 1, 0).astype(int), rgb.astype(int), atol=6)
+
+
+def test_colour_of_sixteen_bits_says_that_it_was_reduced(tmp_path: Path) -> None:
+    rows = np.array([[[65535, 256, 0], [0, 32768, 1]]], dtype=">u2")
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(b"\0" + rows.tobytes()),
+        b"IEND": b"",
+    }
+    parts = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks.items()]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    volume = read_volume(tmp_path / "a.png")
+    assert volume.notes == ("16-bit colour was reduced to 8 bits",)
+    np.testing.assert_array_equal(volume.array[..., 0].transpose(2, 1, 0), [[[255, 1, 0], [0, 128, 0]]])

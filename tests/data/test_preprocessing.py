@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,10 +15,13 @@ import torch
 from PIL import Image
 
 from comodal.batch import Bag, Text
+from comodal.data.cache import Cache
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.geometry import Array
 from comodal.data.grid import Grid
 from comodal.data.preprocessing import Preparer, PreprocessingConfig
+from comodal.data.reading import read_volume
+from comodal.data.stored import Form
 from comodal.data.text import fit_tokenizer
 from comodal.errors import ConfigError, DataError
 
@@ -319,3 +324,68 @@ def test_text_needs_a_tokenizer(tmp_path: Path) -> None:
     cohort, _ = photographs(tmp_path)
     with pytest.raises(ConfigError, match=r"Preparer.tokenizer must be given for texts; got None \[modality note\]"):
         Preparer(cohort, PreprocessingConfig(), modalities=["note"])
+
+
+# ------------------------------------------------------------------------------------------------------------------- the cache
+
+
+@pytest.mark.parametrize("form", ["auto", "npy", "blosc2"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_form_of_the_cache_changes_no_value(folder: Path, form: Form, dims: int) -> None:
+    cohort, row = mri(folder)
+    plain = preparer_of(cohort).case(row)
+    cache = Cache(folder / "cache", form=form)
+    for _ in range(2):  # built, then found
+        kept = Preparer(cohort, PreprocessingConfig(), modalities=NAMES, targets=["seg"], cache=cache, spatial_dims=dims).case(
+            row
+        )
+        for found, expected in ((kept.images, plain.images), (kept.targets, plain.targets)):
+            assert {n: np.ascontiguousarray(a).tobytes() for n, a in found.items()} == {
+                n: a.tobytes() for n, a in expected.items()
+            }
+    entries = [p.suffix for p in (folder / "cache").glob("??/*.*")]
+    assert entries == [".b2nd" if form == "blosc2" else ".npy"] * 5
+
+
+def test_a_file_replaced_with_its_size_and_time_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "t2.nii"
+    write(file, brain(0))
+    cohort, row = cohort_of(tmp_path, {"t2": "t2.nii"}, [ModalitySpec(name="t2")])
+    preparer = preparer_of(cohort, targets=(), cache=tmp_path / "cache")
+    before = np.array(preparer.case(row).images["t2"])
+    for seed in range(1, 4):
+        status = file.stat()
+        write(file, brain(seed))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+        after = preparer.case(row).images["t2"]
+        assert after.tobytes() == preparer_of(cohort, targets=()).case(row).images["t2"].tobytes() != before.tobytes()
+
+
+def test_a_data_set_that_moved_finds_its_entries(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    there, cache = tmp_path_factory.mktemp("there"), tmp_path_factory.mktemp("cache")
+    preparer_of(mri(folder)[0], cache=cache).case(mri(folder)[1])
+    entries = sorted((cache).glob("??/*.*"))
+    for file in folder.glob("*.nii.gz"):
+        file.rename(there / file.name)
+    cohort, row = mri(there)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("comodal.data.preprocessing.read_volume")
+        assert set(preparer_of(cohort, cache=cache).case(row).images) == set(NAMES)
+    assert sorted(cache.glob("??/*.*")) == entries and len(entries) == 5
+
+
+def test_a_file_that_changes_while_it_is_prepared_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort, row = mri(folder)
+
+    def slow(path: Path, **words: Any) -> Any:
+        if path.name == "t1.nii.gz":
+            write(path, brain(50))
+        return read_volume(path, **words)
+
+    monkeypatch.setattr("comodal.data.preprocessing.read_volume", slow)
+    with pytest.raises(DataError, match=r"file must stay the same while it is prepared; got a file that changed"):
+        preparer_of(cohort, cache=folder / "cache").case(row)
+    monkeypatch.undo()
+    kept = preparer_of(cohort, cache=folder / "cache").case(row).images["t1"]
+    assert kept.tobytes() == preparer_of(cohort).case(row).images["t1"].tobytes()

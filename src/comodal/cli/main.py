@@ -20,10 +20,12 @@ from comodal import __version__
 from comodal.cli.answer import Answer
 from comodal.cli.check import check
 from comodal.cli.console import Console
+from comodal.cli.convert import convert
 from comodal.cli.demo import demo
 from comodal.cli.evaluate import evaluate
 from comodal.cli.index import index
 from comodal.cli.init import init
+from comodal.cli.join import join
 from comodal.cli.layouts import layouts
 from comodal.cli.methods import methods
 from comodal.cli.mi import mi
@@ -40,7 +42,9 @@ COMMANDS: dict[str, tuple[Callable[..., Answer], str]] = {
     "demo": (demo, "Begin"),
     "phantom": (phantom, "Data"),
     "index": (index, "Data"),
+    "join": (join, "Data"),
     "check": (check, "Data"),
+    "convert": (convert, "Data"),
     "layouts": (layouts, "Data"),
     "methods": (methods, "Learn and predict"),
     "init": (init, "Learn and predict"),

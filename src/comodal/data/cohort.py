@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 SPLITS = ("train", "val", "test")
+RARE = {"inline", "sections", "tile", "microns", "other"}  # keys of the yaml that few columns need
 # Predictions are named after cases, so an identifier must be usable as a file name on every system.
 _ID = re.compile(r"[^/\\:*?\"<>|\x00-\x1f\x7f]+")
 
@@ -172,6 +174,9 @@ class Cohort:
         root = os.path.relpath(self.root, folder) if self.root.is_relative_to(folder) else str(self.root)
         unused = set() if self.meta.withheld else {"withheld"}
         meta = self.meta.model_copy(update={"root": Path(root).as_posix()}).model_dump(by_alias=True, exclude=unused)
+        for spec in (*meta["modalities"], *meta["targets"]):
+            for key in RARE & {key for key, value in spec.items() if not value}:
+                del spec[key]  # a yaml that people read names what is unusual only
         with replacing(path.with_suffix(".yaml")) as file:
             file.write(yaml.safe_dump(meta, sort_keys=False, allow_unicode=True, width=120).encode())
         with replacing(path) as file:
@@ -328,7 +333,7 @@ def existing_file(root: Path, cell: str, *, subject: str, modality: str) -> Path
     Raises:
         DataError: There is nothing, or it lies outside the root.
     """
-    path = root / cell
+    path = _spelled(root, cell)
     place = {"subject": subject, "modality": modality, "file": str(path)}
     real, base = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, base]) != base:
@@ -340,8 +345,19 @@ def existing_file(root: Path, cell: str, *, subject: str, modality: str) -> Path
     return path
 
 
+def _spelled(root: Path, cell: str) -> Path:
+    """The path, with accents as the disk has them: one name has two spellings in Unicode, and a table knows only one."""
+    path = root / cell
+    if not cell.isascii() and not os.path.lexists(path):
+        for form in ("NFC", "NFD"):
+            other = root / unicodedata.normalize(form, cell)
+            if os.path.lexists(other):
+                return other
+    return path
+
+
 def check_path(cell: str, *, owner: str, subject: str, modality: str) -> None:
-    """Refuses a path that is absolute or climbs out of its root, without touching the disk.
+    """Refuses an address, and a path that is absolute or climbs out of its root, without touching disk or network.
 
     Args:
         cell: As written in the table.
@@ -353,6 +369,9 @@ def check_path(cell: str, *, owner: str, subject: str, modality: str) -> None:
         DataError: It does not stay below the root.
     """
     parts = cell.split("/")
+    if "://" in cell:
+        rule, do = "list files on this machine", "Download the file, and write its path relative to root"
+        raise DataError(message(owner, rule, f"the address {cell!r}", subject=subject, modality=modality, do=do))
     if cell.startswith("/") or ".." in parts or "\\" in cell or "\0" in cell or re.match(r"[A-Za-z]:", cell):
         rule, do = "list paths that stay below its root", "Write it relative to root, with forward slashes and without '..'"
         raise DataError(message(owner, rule, repr(cell), subject=subject, modality=modality, do=do))

@@ -67,6 +67,8 @@ class TargetSpec(BaseModel):
         classes: Names of the classes or regions.
         codes: Label values that make up each class.
         paint: Label value written for each class.
+        other: Of regions: further label values that the files may hold and that count as background, because they are known
+            and not asked for. A value that is named nowhere is an error.
         files: As in `ModalitySpec`.
         channel: As in `ModalitySpec`.
     """
@@ -78,6 +80,7 @@ class TargetSpec(BaseModel):
     classes: list[str]
     codes: list[list[int]] = []
     paint: list[int] = []
+    other: list[int] = []
     files: str = ""
     channel: int | None = Field(None, ge=0)
 
@@ -137,6 +140,8 @@ class CohortMeta(BaseModel):
         for target in self.targets:
             if target.is_segmentation and not target.codes:
                 raise ValueError(f"codes of {target.name} must name the label values of each class")
+            if target.other and (target.kind != "regions" or {c for group in target.codes for c in group} & {*target.other}):
+                raise ValueError(f"other of {target.name} must be label values of regions that are in no class")
         return self
 
 

@@ -1,7 +1,6 @@
-"""What a cell of a cohort holds where it is no image: a report, a vector, the items of a bag.
+"""What a cell of a cohort holds where it is no image: a report, a vector, the items of a bag (`comodal.data.bags`).
 
-A cell is the path of a file, or the content itself (`ModalitySpec.inline`). Axis letters: N items, F features, C channels,
-X Y pixels.
+A cell is the path of a file, or the content itself (`ModalitySpec.inline`). Axis letters: F features.
 """
 
 from __future__ import annotations
@@ -9,11 +8,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from comodal.data.bags import items_of
 from comodal.data.cohort import Case, Cohort
 from comodal.data.columns import ModalitySpec
 from comodal.data.reading import read_features, read_text
 from comodal.data.reports import report_text
 from comodal.errors import DataError, message
+
+__all__ = ["items_of", "numbers_in", "report_of", "vector_of"]
 
 
 def _spec(cohort: Cohort, column: str) -> ModalitySpec:
@@ -93,30 +95,6 @@ def numbers_in(cell: str, *, subject: str = "", modality: str = "") -> npt.NDArr
             )
         )
     return vector
-
-
-def items_of(cohort: Cohort, case: Case, column: str) -> npt.NDArray[np.float32]:
-    """The items of a bag: (N, F) float32 of a folder of .npy vectors.
-
-    Args:
-        cohort: Has the files.
-        case: One that has this modality.
-        column: Of kind "bag".
-
-    Raises:
-        DataError: No item, or one that cannot be read or has another length.
-    """
-    spec, (path, *_) = _spec(cohort, column), cohort.files(case, column)
-    files = sorted(path.glob("*.npy")) if path.is_dir() else []
-    if not files:
-        rule, do = "be a folder with .npy files", "Put one .npy vector for each item there"
-        raise DataError(message("bag", rule, "none", subject=case.id, modality=column, file=str(path), do=do))
-    items = []
-    for file in files:
-        vector = read_features(file, subject=case.id, modality=column)
-        _check_length(vector, spec, case, str(file))
-        items.append(vector)
-    return np.stack(items)
 
 
 def _check_length(vector: npt.NDArray[np.float32], spec: ModalitySpec, case: Case, file: str | None) -> None:

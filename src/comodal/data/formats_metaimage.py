@@ -1,8 +1,8 @@
-"""MetaImage (.mha): a header of text lines, then one block of voxels, raw or packed by zlib; read to the last byte.
+"""MetaImage (.mha, .mhd): a header of text lines, then one block of voxels, raw or packed by zlib; read to the last byte.
 
-The header is parsed here because of what it may say: it can name any other file as the place of the voxels (.mhd does), and
-nothing outside the file that was asked for is ever opened. Sizes are checked before memory is taken. What a header leaves out
-is what ITK takes it to be, with a note where that is a guess.
+The header is parsed here because of what it may say: it can name any other file as the place of the voxels. Only an .mhd may,
+and only one regular file of its own folder; nothing else is ever opened. Sizes are checked before memory is taken. What a
+header leaves out is what ITK takes it to be, with a warning where that is a guess.
 
 MetaImage counts positions in LPS mm (to the left, to the back, up), as ITK does; X and Y change sign on the way to RAS.
 """
@@ -13,16 +13,19 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
 
-from comodal.data.formats_nifti import CHUNK, COPY_AGAIN, MAX_DEFLATE_RATIO, ras_frame
-from comodal.data.geometry import Affine, Array, Geometry, Header, Source, Volume, check_affine, check_budget, check_finite
+from comodal.data.formats_nifti import CHUNK, COPY_AGAIN, MAX_DEFLATE_RATIO, frame, ras_frame, shear
+from comodal.data.geometry import Affine, Array, Header, Source, Volume, check_affine, check_budget, check_finite
+from comodal.data.opening import opened
 from comodal.errors import DataError, short
 
 MAX_HEADER = 1 << 20  # ITK writes all that it knows of a DICOM series into the header
@@ -30,6 +33,8 @@ MAX_HEADER = 1 << 20  # ITK writes all that it knows of a DICOM series into the 
 _FIRST = re.compile(rb"\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID|BinaryData|CompressedData|TransformType)[ \t]*[=:]")
 # The line that ends the header: the voxels begin right behind it.
 _LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:](?P<value>[^\r\n]*)(?P<end>\r?\n)?", re.MULTILINE)
+# Nothing with a folder, a pattern or a drive in it.
+_PLAIN_NAME = re.compile(r"[^/\\%:*?\x00-\x1f]+")
 _SIGN = re.compile(r"[=:]")
 _SPACING = ("ElementSpacing", "ElementSize")
 _MATRIX = ("TransformMatrix", "Rotation", "Orientation")
@@ -121,8 +126,9 @@ class Parsed:
         dtype: Of a value, with the byte order of the file.
         affine: (4, 4) float64, voxel to RAS mm, of the file's own axes.
         start: Where the voxels begin.
+        place: Whose voxels: the file itself, or that which an .mhd names.
         packed: Bytes of the zlib stream, None where the voxels are raw.
-        notes: What was guessed.
+        warnings: What was guessed, and what lies behind the voxels.
     """
 
     stored: tuple[int, ...]
@@ -130,8 +136,9 @@ class Parsed:
     dtype: np.dtype[Any]
     affine: Affine
     start: int
+    place: Path
     packed: int | None
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -172,11 +179,6 @@ def _is_local(place: str) -> bool:
 def _check_kind(fields: _Fields) -> None:
     """Refuses voxels in other files, in text, or of something that is no image."""
     source, values = fields.source, fields.values
-    place = values["ElementDataFile"]
-    if not _is_local(place):
-        do = "Convert it to .mha, for instance with SimpleITK: WriteImage(ReadImage('a.mhd'), 'a.mha')"
-        rule = "hold its voxels itself (ElementDataFile = LOCAL), since no other file is opened"
-        raise source.error(rule, f"ElementDataFile = {short(place) if place.isprintable() else 'no text'}", do=do)
     if values.get("ObjectType", "Image").casefold() != "image":
         raise source.error("be a MetaImage of ObjectType Image", short(values["ObjectType"]), do="Give the image")
     if not fields.flag("BinaryData", default=True):
@@ -184,6 +186,23 @@ def _check_kind(fields: _Fields) -> None:
     if values.get("HeaderSize", "0") != "0":
         rule = "have its voxels right behind its header"
         raise source.error(rule, f"HeaderSize = {short(values['HeaderSize'])}", do=EXPORT_AGAIN)
+
+
+def _place(fields: _Fields) -> Path:
+    """The file of the voxels: a header that is called .mhd may name one beside it, and that name only counts in its folder."""
+    source, name = fields.source, fields.values["ElementDataFile"]
+    if _is_local(name):
+        return source.path
+    rule = "hold its voxels itself (ElementDataFile = LOCAL), or be an .mhd that names one file of its own folder"
+    got = f"ElementDataFile = {short(name) if name.isprintable() else 'no text'}"
+    do = "Convert it to .mha, for instance with SimpleITK: WriteImage(ReadImage('a.mhd'), 'a.mha')"
+    plain = _PLAIN_NAME.fullmatch(name) and name not in (".", "..") and not name.upper().startswith("LIST")
+    if source.path.suffix.lower() != ".mhd" or not plain:
+        raise source.error(rule, got, do=do)
+    place = Path(os.path.realpath(source.path)).parent / name
+    if Path(os.path.realpath(place)).parent != place.parent:
+        raise source.error(rule, f"{got}, a link that leads out of it", do=do)
+    return place
 
 
 def _stored(fields: _Fields) -> tuple[int, ...]:
@@ -211,13 +230,13 @@ def _affine(fields: _Fields, axes: int) -> tuple[Affine, tuple[str, ...]]:
     spacing = fields.real(*_SPACING, count=axes)
     matrix = fields.real(*_MATRIX, count=axes * axes)
     offset = fields.real(*_OFFSET, count=axes)
-    notes = []
+    warnings = []
     if spacing is None:
-        notes.append("the header has no ElementSpacing; voxels are taken to be 1 mm wide")
+        warnings.append("the header has no ElementSpacing; voxels are taken to be 1 mm wide")
     if matrix is None:
-        notes.append("the header has no TransformMatrix; axes are taken to run to the left, to the back and up")
+        warnings.append("the header has no TransformMatrix; axes are taken to run to the left, to the back and up")
     if any(fields.values.get(key, value) != value for key, value in _RESCALE.items()):
-        notes.append("the header rescales its values (ElementToIntensityFunction); as in ITK, this is not applied")
+        warnings.append("the header rescales its values (ElementToIntensityFunction); as in ITK, this is not applied")
     affine = np.eye(4)
     directions = np.eye(axes) if matrix is None else matrix.reshape(axes, axes)
     with np.errstate(over="ignore"):  # what is too large is refused below
@@ -225,7 +244,7 @@ def _affine(fields: _Fields, axes: int) -> tuple[Affine, tuple[str, ...]]:
     affine[:axes, 3] = 0.0 if offset is None else offset
     do = "Correct TransformMatrix, ElementSpacing and Offset"
     check_affine(fields.source, affine, "have axes and spacings that can be inverted", do=do)
-    return np.diag([-1.0, -1, 1, 1]) @ affine + 0.0, tuple(notes)  # -0.0 to 0.0
+    return np.diag([-1.0, -1, 1, 1]) @ affine + 0.0, (*warnings, *shear(affine))  # -0.0 to 0.0
 
 
 def parse(file: BinaryIO, source: Source) -> Parsed:
@@ -236,16 +255,19 @@ def parse(file: BinaryIO, source: Source) -> Parsed:
         source: For the error text.
 
     Raises:
-        DataError: Not a MetaImage with its own voxels, an impossible header, more than the budget, or more or fewer bytes than
-            the header says.
+        DataError: Not a MetaImage, voxels elsewhere than in this file or (of an .mhd) in its folder, an impossible header, more
+            than the budget, or more or fewer bytes than the header says.
     """
     fields, start = _fields(file, source)
     _check_kind(fields)
     stored, dtype = _stored(fields), _dtype(fields)
     (channels,) = fields.whole("ElementNumberOfChannels") or (1,)
     need = check_budget(source, (*stored, channels), dtype.itemsize) * dtype.itemsize
-    affine, notes = _affine(fields, len(stored))
-    there = os.fstat(file.fileno()).st_size - start
+    affine, warnings = _affine(fields, len(stored))
+    place = _place(fields)
+    with _voxels(file, place, source) as voxels:
+        start = start if voxels is file else 0
+        there = os.fstat(voxels.fileno()).st_size - start
     packed = None
     if fields.flag("CompressedData", default=False):
         (packed,) = fields.whole("CompressedDataSize") or (there,)
@@ -255,10 +277,20 @@ def parse(file: BinaryIO, source: Source) -> Parsed:
             got = f"at most {packed * MAX_DEFLATE_RATIO} bytes"
             raise source.error(f"hold the {need} bytes of its header", got, do=COPY_AGAIN)
         if there > packed:
-            notes += (_ignored(there - packed),)
+            warnings += (_ignored(there - packed),)
     elif there != need:
         raise _wrong_size(source, need, there, do=COPY_AGAIN if there < need else COMPARE)
-    return Parsed(stored, channels, dtype, affine, start, packed, notes)
+    return Parsed(stored, channels, dtype, affine, start, place, packed, warnings)
+
+
+@contextmanager
+def _voxels(file: BinaryIO, place: Path, source: Source) -> Iterator[BinaryIO]:
+    """The file that holds the voxels, open."""
+    if place == source.path:
+        yield file
+    else:
+        with opened(Source(place, source.subject, source.modality)) as other:
+            yield other
 
 
 def _ignored(count: int) -> str:
@@ -275,10 +307,10 @@ def _check_channel(parsed: Parsed, channel: int | None, source: Source) -> None:
         raise source.error(f"have channel {channel}", got, do=do)
 
 
-def _header(parsed: Parsed, channel: int | None, notes: tuple[str, ...] = ()) -> tuple[Header, npt.NDArray[np.float64]]:
+def _header(parsed: Parsed, channel: int | None, warnings: tuple[str, ...] = ()) -> tuple[Header, npt.NDArray[np.float64]]:
     shape, affine, orientation = ras_frame(parsed.affine, parsed.shape)
     channels = parsed.channels if channel is None else 1
-    return Header(shape, channels, affine, parsed.dtype.newbyteorder("="), notes=parsed.notes + notes), orientation
+    return Header(shape, channels, affine, parsed.dtype.newbyteorder("="), warnings=parsed.warnings + warnings), orientation
 
 
 def read_header(file: BinaryIO, source: Source, *, channel: int | None) -> Header:
@@ -293,23 +325,23 @@ def read(file: BinaryIO, source: Source, *, channel: int | None) -> Volume:
     parsed = parse(file, source)
     _check_channel(parsed, channel, source)
     flat = np.empty(math.prod(parsed.shape) * parsed.channels, dtype=parsed.dtype)
-    file.seek(parsed.start)
-    notes: tuple[str, ...] = ()
-    if parsed.packed is None:
-        done = file.readinto(flat.view(np.uint8).data)  # type: ignore[attr-defined]  # BinaryIO does not list it
-        if done < flat.nbytes:
-            raise _wrong_size(source, flat.nbytes, done, do=COPY_AGAIN)
-    else:
-        rest = _inflate(file, flat.view(np.uint8).data, packed=parsed.packed, source=source)
-        notes = (_ignored(rest),) if rest else ()
+    with _voxels(file, parsed.place, source) as voxels:
+        voxels.seek(parsed.start)
+        rest = 0
+        if parsed.packed is not None:
+            rest = _inflate(voxels, flat.view(np.uint8).data, packed=parsed.packed, source=source)
+        else:
+            done = voxels.readinto(flat.view(np.uint8).data)  # type: ignore[attr-defined]  # BinaryIO does not list it
+            if done < flat.nbytes:
+                raise _wrong_size(source, flat.nbytes, done, do=COPY_AGAIN)
     # the values of a voxel stand side by side, then X runs fastest
     array: Array = flat.reshape((parsed.channels, *parsed.shape), order="F")
     array = array if channel is None else array[channel : channel + 1]
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     check_finite(source, array)
-    header, orientation = _header(parsed, channel, notes)
+    header, orientation = _header(parsed, channel, (_ignored(rest),) if rest else ())
     array = np.stack([orientations.apply_orientation(one, orientation) for one in array])
-    return Volume(np.ascontiguousarray(array), header, _geometry(parsed, orientation))
+    return Volume(np.ascontiguousarray(array), header, frame(parsed.stored, parsed.affine, orientation))
 
 
 def _inflate(file: BinaryIO, view: memoryview, *, packed: int, source: Source) -> int:
@@ -336,14 +368,3 @@ def _inflate(file: BinaryIO, view: memoryview, *, packed: int, source: Source) -
     if done < len(view):
         raise _wrong_size(source, len(view), done, do=COMPARE)  # the checksum was right
     return left + len(inflate.unused_data)
-
-
-def _geometry(parsed: Parsed, orientation: npt.NDArray[np.float64]) -> Geometry:
-    """Predictions are written as NIfTI in the frame of the file: viewers and ITK read both, and one format is enough."""
-    kind: Any = nib.Nifti1Header if max(parsed.stored) < 1 << 15 else nib.Nifti2Header
-    header = kind()
-    header.set_data_shape(parsed.stored)
-    header.set_sform(parsed.affine, code=1)
-    header.set_qform(parsed.affine, code=1, strip_shears=True)
-    header.set_xyzt_units("mm")
-    return Geometry("nifti", parsed.stored, parsed.affine, orientation, header)

@@ -29,25 +29,34 @@ MAX_DEFLATE_RATIO = 1032
 MAX_TRAILING = 16 * 1024**2
 GZIP_MAGIC = b"\x1f\x8b"
 COPY_AGAIN = "Copy or download the file again"
+VECTOR_INTENT = 1007  # the fifth axis holds the components of a vector
+SHEARED = math.sin(math.radians(0.5))  # cosine of the angle of two axes, from which on the volume is called sheared
 
 
 class Stream:
     """The decompressed bytes of a .nii or .nii.gz file, whatever it is called.
 
     Args:
-        file: Open at its first byte.
+        file: Open for reading.
         source: For the error text.
+        start: Where the bytes begin (behind the header of another format).
+        is_gzip: Whether they are packed; None where the first bytes decide.
+
+    Attributes:
+        warnings: What was found behind the image.
+        compressed_size: Bytes in the file from `start` on.
     """
 
-    def __init__(self, file: BinaryIO, source: Source) -> None:
+    def __init__(self, file: BinaryIO, source: Source, *, start: int = 0, is_gzip: bool | None = None) -> None:
         self.source = source
-        self.notes: list[str] = []
-        self.compressed_size = os.fstat(file.fileno()).st_size
+        self.warnings: list[str] = []
+        self.compressed_size = max(os.fstat(file.fileno()).st_size - start, 0)
         self._file = file
         self._left = b""
         self._pending = b""
-        self.is_gzip = file.read(2) == GZIP_MAGIC
-        file.seek(0)
+        file.seek(start)
+        self.is_gzip = file.read(2) == GZIP_MAGIC if is_gzip is None else is_gzip
+        file.seek(start)
         self._inflate: Any = zlib.decompressobj(31) if self.is_gzip else None
 
     def _next(self) -> bytes:
@@ -78,7 +87,7 @@ class Stream:
             self._inflate, self._pending = zlib.decompressobj(31), rest
             return True
         if rest.strip(b"\0"):
-            self.notes.append("there are bytes after the end of the gzip stream; they were ignored")
+            self.warnings.append("there are bytes after the end of the gzip stream; they were ignored")
         return False
 
     def read(self, size: int) -> bytes:
@@ -117,7 +126,7 @@ class Stream:
             rule = f"hold at most {MAX_TRAILING // 1024**2} MiB after the image"
             raise self.source.error(rule, "more", do="Save the image again")
         if extra:
-            self.notes.append(f"{extra} bytes after the image were ignored")
+            self.warnings.append(f"{extra} bytes after the image were ignored")
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class Parsed:
     offset: int
     scale: tuple[float, float] | None
     affine: Any
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def volume_bytes(self) -> int:
@@ -146,7 +155,7 @@ def _raw_header(stream: Stream) -> Any:
     kind: Any = {348: nib.Nifti1Header, 540: nib.Nifti2Header}.get(little if little in (348, 540) else big)
     if kind is None:
         do = "Check what the file really is, and convert it"
-        raise source.error("be NIfTI, MetaImage, PNG, JPEG or TIFF", _describe(block), do=do)
+        raise source.error("be NIfTI, MetaImage, NRRD, DICOM, .npy, PNG, JPEG or TIFF", _describe(block), do=do)
     size = kind.sizeof_hdr
     block += stream.read(size - 4)
     if len(block) < size:
@@ -158,9 +167,16 @@ def _raw_header(stream: Stream) -> Any:
     return header
 
 
+def is_nifti(head: bytes) -> bool:
+    """True where the first bytes of a file give the size of a NIfTI header."""
+    return {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")} & {348, 540} != set()
+
+
 def _describe(block: bytes) -> str:
     if not block:
         return "an empty file"
+    if block[:2] in (b"\x08\0", b"\2\0"):
+        return "what may be DICOM without its preamble (dcmconv writes one)"
     if block.lstrip()[:1] == b"<":
         return "a web page or XML text"
     return f"bytes {block.hex(' ')}"
@@ -195,20 +211,38 @@ def _scale(header: Any, source: Source) -> tuple[float, float] | None:
 
 
 def _affine(header: Any, source: Source) -> tuple[Any, tuple[str, ...]]:
-    notes = []
+    warnings, sform, qform = [], header.get_sform(coded=True)[0], None
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+        qform = header.get_qform(coded=True)[0]
     except Exception as error:  # noqa: BLE001  nibabel raises several kinds for impossible quaternions
-        raise source.error("have a usable affine", str(error), do="Set sform or qform") from None
+        if sform is None:
+            raise source.error("have a usable affine", str(error), do="Set sform or qform") from None
+        warnings.append("the qform is impossible; sform is used")
+    affine = np.asarray(header.get_best_affine() if sform is None else sform, dtype=np.float64)
     check_affine(source, affine, "have an affine that can be inverted", do="Set sform, or the voxel sizes")
     if sform is None and qform is None:
-        notes.append("neither sform nor qform is set; orientation is a guess from the voxel sizes")
+        warnings.append("neither sform nor qform is set; orientation is a guess from the voxel sizes")
     elif sform is not None and qform is not None and not np.allclose(sform, qform, atol=1e-2):
-        notes.append("sform and qform disagree; sform is used")
+        warnings.append("sform and qform disagree; sform is used")
     if int(header["xyzt_units"]) & 7 in (1, 3):
-        notes.append("the header gives lengths in metres or micrometres; they are read as mm")
-    return affine, tuple(notes)
+        warnings.append("the header gives lengths in metres or micrometres; they are read as mm")
+    axes = min(int(header["dim"][0]), 3)
+    sizes, spacing = np.asarray(header["pixdim"][1 : axes + 1], np.float64), np.linalg.norm(affine[:3, :axes], axis=0)
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        warnings.append("pixdim is not positive; the voxel sizes are those of the affine")
+    elif not np.allclose(sizes, spacing, rtol=0.01):
+        warnings.append("pixdim and sform disagree about the voxel sizes; sform is used")
+    return affine, (*warnings, *shear(affine))
+
+
+def shear(affine: Affine) -> tuple[str, ...]:
+    """A warning where the axes of an affine are not at right angles: such a volume is read as if they were."""
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosine = float(np.abs(np.triu(unit.T @ unit, 1)).max())
+    if cosine < SHEARED:
+        return ()
+    angle = math.degrees(math.acos(min(cosine, 1.0)))
+    return (f"the axes meet at {angle:.1f} degrees instead of 90 (gantry tilt or shear); distances are distorted",)
 
 
 def parse(stream: Stream) -> Parsed:
@@ -229,10 +263,10 @@ def parse(stream: Stream) -> Parsed:
     first = 352 if header.sizeof_hdr == 348 else 544
     if not math.isfinite(offset) or offset < 0 or offset > 1e9 or 0 < offset < header.sizeof_hdr:
         raise source.error(f"have vox_offset of at least {first}", offset, do="Export the image again")
-    affine, notes = _affine(header, source)
+    affine, warnings = _affine(header, source)
     start = int(offset) or first
     parsed = Parsed(
-        header, (spatial[0], spatial[1], spatial[2]), stored, volumes, dtype, start, _scale(header, source), affine, notes
+        header, (spatial[0], spatial[1], spatial[2]), stored, volumes, dtype, start, _scale(header, source), affine, warnings
     )
     need = parsed.volume_bytes * volumes + start
     limit = stream.compressed_size * (MAX_DEFLATE_RATIO if stream.is_gzip else 1)
@@ -241,15 +275,17 @@ def parse(stream: Stream) -> Parsed:
     return parsed
 
 
-def _pick(parsed: Parsed, channel: int | None, source: Source) -> int:
-    """Which volume of the file to read: the only one, or the one that the cohort names."""
+def _pick(parsed: Parsed, channel: int | None, source: Source) -> range:
+    """Which volumes of the file to read: the only one, the one that the cohort names, or the components of a vector."""
     if channel is None and parsed.volumes > 1:
+        if int(parsed.raw["intent_code"]) == VECTOR_INTENT and len(parsed.stored) == 5 and parsed.stored[3] == 1:
+            return range(parsed.volumes)
         do = "Split it, or name the volume with `channel: 0` in the cohort's yaml"
         raise source.error("hold one volume", f"shape {parsed.stored}", do=do)
     index = channel or 0
     if not 0 <= index < parsed.volumes:
         raise source.error(f"have channel {index}", f"{parsed.volumes} channels", do="Correct `channel` in the cohort's yaml")
-    return index
+    return range(index, index + 1)
 
 
 def ras_frame(affine: Affine, shape: tuple[int, int, int]) -> tuple[tuple[int, int, int], Affine, Any]:
@@ -267,39 +303,57 @@ def ras_frame(affine: Affine, shape: tuple[int, int, int]) -> tuple[tuple[int, i
     return (shape[x], shape[y], shape[z]), affine @ orientations.inv_ornt_aff(orientation, shape), orientation
 
 
-def _header(parsed: Parsed, notes: tuple[str, ...] = ()) -> tuple[Header, Any]:
+def frame(stored: tuple[int, ...], affine: Affine, orientation: Any) -> Geometry:
+    """Where predictions for a file of another format go: into NIfTI, which viewers and ITK read; one format is enough.
+
+    Args:
+        stored: Its own axes, two or three.
+        affine: (4, 4), voxel of these axes to RAS mm.
+        orientation: As `ras_frame` gives it.
+    """
+    kind: Any = nib.Nifti1Header if max(stored) < 1 << 15 else nib.Nifti2Header
+    header = kind()
+    header.set_data_shape(stored)
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_xyzt_units("mm")
+    return Geometry("nifti", stored, affine, orientation, header)
+
+
+def _header(parsed: Parsed, channels: int, warnings: tuple[str, ...] = ()) -> tuple[Header, Any]:
     shape, affine, orientation = ras_frame(parsed.affine, parsed.shape)
     dtype = np.dtype(np.float32) if parsed.scale else parsed.dtype.newbyteorder("=")
-    return Header(shape, 1, affine, dtype, notes=parsed.notes + notes), orientation
+    return Header(shape, channels, affine, dtype, warnings=parsed.warnings + warnings), orientation
 
 
 def read_header(file: BinaryIO, source: Source, *, channel: int | None) -> Header:
     """Header of an open NIfTI file; no pixel is read."""
     parsed = parse(Stream(file, source))
-    _pick(parsed, channel, source)
-    return _header(parsed)[0]
+    return _header(parsed, len(_pick(parsed, channel, source)))[0]
 
 
 def read(file: BinaryIO, source: Source, *, channel: int | None) -> Volume:
     """Reads an open NIfTI file to its last byte; see `comodal.data.reading.read_volume`."""
     stream = Stream(file, source)
     parsed = parse(stream)
-    index = _pick(parsed, channel, source)
+    wanted = _pick(parsed, channel, source)
     size = parsed.volume_bytes
-    done = stream.skip(parsed.offset - parsed.raw.sizeof_hdr + index * size)
-    flat = np.empty(math.prod(parsed.shape), dtype=parsed.dtype)
+    done = stream.skip(parsed.offset - parsed.raw.sizeof_hdr + wanted.start * size)
+    flat = np.empty(math.prod(parsed.shape) * len(wanted), dtype=parsed.dtype)
     done += stream.fill(flat.view(np.uint8))
-    done += stream.skip((parsed.volumes - 1 - index) * size)
+    done += stream.skip((parsed.volumes - wanted.stop) * size)
     need = parsed.offset - parsed.raw.sizeof_hdr + parsed.volumes * size
     if done < need:
         raise source.error(f"hold {need} bytes of image", f"{done} bytes", do=COPY_AGAIN)
     stream.finish()
-    array = _scaled(flat.reshape(parsed.shape, order="F"), parsed.scale)
-    check_finite(source, array)
-    header, orientation = _header(parsed, tuple(stream.notes))
-    array = np.ascontiguousarray(orientations.apply_orientation(array, orientation))
+    header, orientation = _header(parsed, len(wanted), tuple(stream.warnings))
+    array = np.empty((len(wanted), *header.shape), header.dtype)
+    for volume, one in zip(array, flat.reshape((len(wanted), *parsed.shape[::-1])), strict=True):
+        scaled = _scaled(one.T, parsed.scale)
+        check_finite(source, scaled)
+        volume[...] = orientations.apply_orientation(scaled, orientation)
     stored = parsed.stored if parsed.volumes == 1 else parsed.shape
-    return Volume(array[None], header, Geometry("nifti", stored, parsed.affine, orientation, parsed.raw))
+    return Volume(array, header, Geometry("nifti", stored, parsed.affine, orientation, parsed.raw))
 
 
 def _scaled(array: Array, scale: tuple[float, float] | None) -> Array:

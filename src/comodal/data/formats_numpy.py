@@ -24,7 +24,7 @@ from comodal.errors import ConfigError, DataError, message, nearest, short
 
 MAX_BYTES = 2 * 1024**3
 
-_HEADER = 16 * 1024  # numpy refuses headers of more than 10 000 characters
+HEADER = 16 * 1024  # numpy refuses headers of more than 10 000 characters
 _CHUNK = 16 * 1024**2
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
 _AGAIN = "Copy or save it again"
@@ -63,7 +63,9 @@ class ArraySource:
         return ConfigError(self.text(rule, got, do=do))
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
+    """What the header of a .npy file says. offset: where the numbers begin."""
+
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype[Any]
@@ -135,8 +137,11 @@ def _member(archive: zipfile.ZipFile, source: ArraySource) -> zipfile.ZipInfo:
 
 
 def _contents(file: IO[bytes], size: int, source: ArraySource, kinds: str) -> NDArray[Any]:
-    head = file.read(_HEADER)  # a bound: the length that the header claims for itself may be 4 GiB
-    layout = _layout(head, source)
+    head = file.read(HEADER)  # a bound: the length that the header claims for itself may be 4 GiB
+    layout = parse_layout(head)
+    if layout is None:
+        do = "Save it with numpy.save or numpy.savez"
+        raise source.error("be a .npy array", "something else, or a damaged header", do=do)
     _check(layout, source, kinds)
     expected = math.prod(layout.shape) * layout.dtype.itemsize
     rule = f"hold {expected} bytes after its header, as the header says"
@@ -153,7 +158,15 @@ def _contents(file: IO[bytes], size: int, source: ArraySource, kinds: str) -> ND
     return buffer.view(layout.dtype).reshape(layout.shape, order="F" if layout.fortran else "C")
 
 
-def _layout(head: bytes, source: ArraySource) -> _Layout:
+def parse_layout(head: bytes) -> Layout | None:
+    """Parses the header of a .npy file.
+
+    Args:
+        head: The first `HEADER` bytes, or all where there are fewer.
+
+    Returns:
+        What it says, unchecked; None where it is damaged or of another kind of file.
+    """
     stream = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(stream)
@@ -166,12 +179,11 @@ def _layout(head: bytes, source: ArraySource) -> _Layout:
             warnings.simplefilter("ignore")  # a header of Python 2 is as good
             shape, fortran, dtype = parse(stream)
     except Exception:  # noqa: BLE001  the parser raises many kinds on hostile bytes
-        do = "Save it with numpy.save or numpy.savez"
-        raise source.error("be a .npy array", "something else, or a damaged header", do=do) from None
-    return _Layout(tuple(map(int, shape)), fortran, dtype, stream.tell())
+        return None
+    return Layout(tuple(map(int, shape)), fortran, dtype, stream.tell())
 
 
-def _check(layout: _Layout, source: ArraySource, kinds: str) -> None:
+def _check(layout: Layout, source: ArraySource, kinds: str) -> None:
     shape, dtype = layout.shape, layout.dtype
     if dtype.kind not in kinds or dtype.itemsize == 0 or (dtype.kind == "f" and dtype.itemsize > 8):
         rule, do = "hold numbers", "Save it as float64"

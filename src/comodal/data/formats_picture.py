@@ -7,6 +7,7 @@ become RGB. Pictures have no spacing that could be trusted, so none is claimed.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -22,13 +23,14 @@ from PIL import Image, ImageOps
 from comodal.data.atomic import replacing
 from comodal.data.formats_nifti import COPY_AGAIN
 from comodal.data.formats_tiff import count_pages
-from comodal.data.geometry import Array, Geometry, Header, Source, Volume, check_budget, check_finite
+from comodal.data.geometry import BUDGET, Array, Geometry, Header, Source, Volume, check_budget, check_finite
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SLICE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 ORIENTATION_TAG = 0x0112
+SLIDE = "If it is a whole-slide image, make it a bag: in cohort.yaml kind: bag, spatial_dims: 2, tile: 256"
 
 # Mode of Pillow -> (mode to convert to, channels, type). Everything that is not listed becomes RGB.
 _MODES: dict[str, tuple[str, int, str]] = {
@@ -85,6 +87,9 @@ def _opened(data: bytes, source: Source) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as image:
                 yield image
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise source.error(f"have at most {most} pixels", "more", do=SLIDE) from None
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise source.error("be a complete PNG, JPEG or TIFF", reason.splitlines()[0], do=COPY_AGAIN) from None
@@ -113,6 +118,14 @@ def _channel(channels: int, wanted: int | None, source: Source) -> slice:
     if not 0 <= wanted < channels:
         raise source.error(f"have channel {wanted}", f"{channels} channels", do="Correct `channel` in the cohort's yaml")
     return slice(wanted, wanted + 1)
+
+
+def _content(file: BinaryIO, source: Source) -> bytes:
+    """The whole file; slides of many gigabytes are refused before they are read."""
+    size = os.fstat(file.fileno()).st_size
+    if size > BUDGET:
+        raise source.error(f"be a picture of at most {BUDGET // 1024**3} GiB", f"{size} bytes", do=SLIDE)
+    return file.read()
 
 
 def _header(data: bytes, source: Source, channel: int | None) -> Header:
@@ -148,12 +161,12 @@ def _page(image: Image.Image, number: int) -> Image.Image:
 
 def read_header(file: BinaryIO, source: Source, *, channel: int | None) -> Header:
     """Header of an open picture."""
-    return _header(file.read(), source, channel)
+    return _header(_content(file, source), source, channel)
 
 
 def read(file: BinaryIO, source: Source, *, channel: int | None) -> Volume:
     """Reads an open picture, every page of it; see `comodal.data.reading.read_volume`."""
-    data = file.read()
+    data = _content(file, source)
     if data.startswith(PNG_MAGIC):
         _check_png(data, source)
     header = _header(data, source, channel)
@@ -163,7 +176,7 @@ def read(file: BinaryIO, source: Source, *, channel: int | None) -> Volume:
             pixels = _pixels(_page(image, number), channel, source)
             if pixels.shape != array.shape[:3] or pixels.dtype != array.dtype:
                 got = f"{pixels.shape} {pixels.dtype} on page {number + 1}, {array.shape[:3]} {array.dtype} on page 1"
-                raise source.error("have pages of one size and type", got, do="Split the file")
+                raise source.error("have pages of one size and type", got, do=f"Split the file. {SLIDE}")
             array[..., number] = pixels
     check_finite(source, array)
     return Volume(array, header, _geometry("picture" if header.shape[2] == 1 else "stack", header))

@@ -53,6 +53,7 @@ class Header:
         dtype: Type that `read_volume` returns.
         has_spacing: False for pictures and stacks of pictures, whose affine is an identity without meaning.
         notes: What is unusual about the file and was handled, one sentence each.
+        warnings: What may be wrong with the file although it could be read, one sentence each.
     """
 
     shape: tuple[int, int, int]
@@ -61,6 +62,7 @@ class Header:
     dtype: np.dtype[Any]
     has_spacing: bool = True
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -74,8 +76,8 @@ class Geometry:
     """Everything needed to write an array of RAS shape back in the frame of the file it came from.
 
     Attributes:
-        format: "nifti" (for MetaImage too: NIfTI is written), "picture" (PNG, JPEG, one-page TIFF) or "stack" (folder of
-            slices, TIFF of several pages).
+        format: "nifti" (for MetaImage, NRRD and DICOM volumes too: NIfTI is written), "picture" (PNG, JPEG, one-page TIFF, and
+            whatever else has two axes and no place in the patient) or "stack" (folder of slices, TIFF of several pages).
         shape: Shape of the array as the file stores it, trailing axes of length 1 included.
         affine: (4, 4) float64 of the file's own axes.
         orientation: (3, 2) float64, nibabel's: row i says which RAS axis file axis i becomes, and -1 where it is flipped.
@@ -101,6 +103,11 @@ class Volume:
     def notes(self) -> tuple[str, ...]:
         """What is unusual about the file and was handled."""
         return self.header.notes
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be wrong with the file although it could be read."""
+        return self.header.warnings
 
 
 def check_budget(source: Source, shape: tuple[int, ...], itemsize: int) -> int:

@@ -196,7 +196,7 @@ def crop_pad(array: Array, start: Sequence[int], shape: Sequence[int]) -> Array:
     """A contiguous copy of a window of the last axes, with 0 where it reaches over the edge.
 
     Args:
-        array: (..., X, Y, Z).
+        array: (..., X, Y, Z); of one that is stored on disk, the window alone is read.
         start: First voxel of the window along each of the last axes; may be negative.
         shape: Size of the window.
 
@@ -207,6 +207,11 @@ def crop_pad(array: Array, start: Sequence[int], shape: Sequence[int]) -> Array:
     [0, 0, 1]
     """
     lead = array.shape[: array.ndim - len(shape)]
+    room = [have - size for have, size in zip(array.shape[len(lead) :], shape, strict=True)]
+    if all(0 <= first <= most for first, most in zip(start, room, strict=True)):
+        every = (slice(None),) * len(lead)
+        inside = array[every + tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))]
+        return np.array(inside, order="C", copy=None if inside.base is None else True)  # what was unpacked is a copy already
     out = np.zeros((*lead, *shape), dtype=array.dtype)
     take: list[slice] = [slice(None)] * len(lead)
     put = list(take)

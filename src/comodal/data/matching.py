@@ -99,7 +99,7 @@ def _target(own: TargetSpec, other: ModalitySpec | TargetSpec, cohort: Cohort, *
             rule = f"have no class beside those of the run ({', '.join(own.classes)})"
             raise DataError(message("target", rule, f"also {name}", modality=own.name, file=_where(cohort), do=do))
     found = [codes[name] for name in own.classes]
-    return own.model_copy(update={"codes": found, "files": other.files, "channel": other.channel})
+    return own.model_copy(update={"codes": found, "other": other.other, "files": other.files, "channel": other.channel})
 
 
 def _check_cells(own: TargetSpec, other: TargetSpec, cohort: Cohort) -> None:

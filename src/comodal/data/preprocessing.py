@@ -9,14 +9,17 @@ Axis letters: C channels, X Y Z voxels in RAS array order (a picture has Z = 1),
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from comodal.batch import Bag, Value
+from comodal.data.bags import settings_key
 from comodal.data.cache import Cache, stamp
 from comodal.data.cohort import Case, Cohort, ModalitySpec, TargetSpec
 from comodal.data.contents import items_of, report_of, vector_of
@@ -47,7 +50,10 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """A case as arrays. Arrays may be mapped from disk and must not be written to.
+    """A case as arrays, which must not be written to.
+
+    They may be mapped from disk or still be packed there (`comodal.data.stored.Stored`): index an array before it is converted
+    or counted with.
 
     Attributes:
         case: Its row of the cohort.
@@ -91,7 +97,7 @@ class Preparer:
         targets: Names of those of the problem.
         regions: Names of those of the problem, where it has not all that the targets of kind regions have in the cohort.
         fitted: What was learned from the training cases.
-        cache: Folder for prepared arrays; None prepares anew each time.
+        cache: For prepared arrays: a folder, or a `Cache`, which also says in what form; None prepares anew each time.
         spatial_dims: 2 or 3, what the networks see. With 2, cached volumes are laid out slice by slice.
         tokenizer: For text modalities.
 
@@ -108,7 +114,7 @@ class Preparer:
         targets: Sequence[str] = (),
         regions: Sequence[str] | None = None,
         fitted: Fitted | None = None,
-        cache: Path | str | None = None,
+        cache: Cache | Path | str | None = None,
         spatial_dims: int = 3,
         tokenizer: Tokenizer | None = None,
     ) -> None:
@@ -120,7 +126,7 @@ class Preparer:
         self.modalities: tuple[Modality, ...] = tuple(m for m in cohort.modalities if m.name in set(modalities))
         self.targets = only_regions((t for t in cohort.targets if t.name in set(targets)), regions)
         self.fitted = fitted or Fitted()
-        self.cache = None if cache is None else Cache(cache)
+        self.cache = cache if cache is None or isinstance(cache, Cache) else Cache(cache)
         self.spatial_dims = spatial_dims
         self.tokenizer = tokenizer
         self._headers: dict[tuple[str, str], tuple[str, Header]] = {}
@@ -231,8 +237,8 @@ class Preparer:
         return native
 
     def _file(self, case: Case, column: str) -> tuple[Path, str, ModalitySpec | TargetSpec]:
-        path = self.cohort.file(case, column)
-        return path, stamp(path), self.cohort.spec(column)
+        path, spec = self.cohort.file(case, column), self.cohort.spec(column)
+        return path, stamp(path, spec.files), spec
 
     def _header(self, case: Case, column: str) -> Header:
         """Remembered for as long as the file does not change: sampling asks for the same headers thousands of times."""
@@ -265,7 +271,7 @@ class Preparer:
 
     def _image(self, case: Case, modality: Modality, reference: _Reference) -> Array:
         native = self._native(case, modality.name, reference)
-        path, version, spec = self._file(case, modality.name)
+        path, spec = self.cohort.file(case, modality.name), self.cohort.spec(modality.name)
         scheme, numbers = self.config.scheme(modality), self.fitted.ct.get(modality.name)
 
         def build() -> Array:
@@ -278,14 +284,15 @@ class Preparer:
 
         fitted = numbers.model_dump_json() if scheme == "ct" and numbers is not None else ""
         read = f"{spec.files}:{spec.channel}:{modality.channels}"
-        return self._cached(("image", version, read, scheme, fitted, native.key, reference.grid.key), build)
+        parts = ("image", read, scheme, fitted, native.key, reference.grid.key)
+        return self._cached(path, spec.files, parts, build)[0]
 
     def _mask(self, case: Case, target: Target) -> Array:
-        path, _, spec = self._file(case, target.name)
+        path, spec = self.cohort.file(case, target.name), self.cohort.spec(target.name)
         volume = read_volume(path, files=spec.files, channel=spec.channel, subject=case.id, modality=target.name)
         assert isinstance(spec, TargetSpec)
         every = spec.target  # a file holds the codes of regions that are not asked for, too
-        mask = encode_mask(volume, every, path=path, subject=case.id)
+        mask = encode_mask(volume, every, path=path, subject=case.id, other=spec.other)
         return mask if target == every else mask[[every.classes.index(name) for name in target.classes]]
 
     def _target(self, case: Case, target: Target, reference: _Reference | None) -> tuple[Array, tuple[str, ...]]:
@@ -305,10 +312,13 @@ class Preparer:
             labels: Array = resample_to(mask[None], native, grid, order=0)[0]
             return labels
 
-        _, version, spec = self._file(case, target.name)
-        how = f"{target.kind}:{target.classes}:{target.codes}:{spec.files}:{spec.channel}"
-        key = ("target", version, how, native.key, grid.key)
-        return self._cached(key, build), key
+        path, spec = self.cohort.file(case, target.name), self.cohort.spec(target.name)
+        assert isinstance(spec, TargetSpec)
+        # all the codes of the column, not only those of the regions in use: they decide whether a file is refused
+        how = (
+            f"{target.kind}:{target.classes}:{spec.target.classes}:{spec.target.codes}:{spec.other}:{spec.files}:{spec.channel}"
+        )
+        return self._cached(path, spec.files, ("target", how, native.key, grid.key), build)
 
     def _labelled(self, case: Case, target: str) -> Array:
         spec = self.cohort.spec(target)
@@ -326,15 +336,52 @@ class Preparer:
             return self.tokenizer.encode(text, subject=case.id, modality=modality.name, file=where)
         if modality.kind == "features":
             return torch.from_numpy(vector_of(self.cohort, case, modality.name))
-        items = torch.from_numpy(items_of(self.cohort, case, modality.name))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of arrays that may not be written to; nobody writes, `collate` copies
+            items = torch.from_numpy(self._items(case, modality))
         return Bag(items, torch.ones(len(items), dtype=torch.bool))
 
-    def _cached(self, parts: tuple[str, ...], build: Callable[[], Array]) -> Array:
-        if self.cache is None:
+    def _items(self, case: Case, modality: Modality) -> Array:
+        """The items of a bag; those of pictures are mapped from the cache, since a slide may have thousands."""
+        name, size, scheme = modality.name, self.config.resize_of(modality.grid), self.config.scheme(modality)
+        build = partial(items_of, self.cohort, case, name, scheme=scheme, size=size)
+        cache = self.cache
+        if cache is None or modality.spatial_dims != 2:
             return build()
+        paths = self.cohort.files(case, name)
+        content = tuple(cache.content(path) for path in paths)
+
+        def checked() -> Array:
+            items = build()
+            if tuple(cache.content(path) for path in paths) != content:  # as for images
+                do, rule = "Try again when it is written", "stay the same while it is prepared"
+                raise DataError(message("bag", rule, "files that changed", subject=case.id, modality=name, do=do))
+            return items
+
+        spec = self.cohort.spec(name)
+        assert isinstance(spec, ModalitySpec)
+        return np.asarray(cache.array((*content, *settings_key(spec, scheme, size)), checked))
+
+    def _cached(
+        self, path: Path, files: str, parts: tuple[str, ...], build: Callable[[], Array]
+    ) -> tuple[Array, tuple[str, ...]]:
+        """What is built from a file, and its key: the content of the file and everything else that counts."""
+        cache = self.cache
+        if cache is None:
+            return build(), ()
+        content = cache.content(path, files)
+
+        def checked() -> Array:
+            array = build()
+            if cache.content(path, files) != content:  # else the array of the new file would be found under the old one's key
+                do, rule = "Try again when it is written", "stay the same while it is prepared"
+                raise DataError(message("file", rule, "a file that changed", file=str(path), do=do))
+            return array
+
         # with the layout in the key, a 2-D and a 3-D run may share a folder
+        key = (content, *parts)
         layout = "slices" if self.spatial_dims == 2 else "volume"
-        return self.cache.array((*parts, layout), build, slices_first=self.spatial_dims == 2)
+        return cache.array((*key, layout), checked, slices_first=self.spatial_dims == 2), key
 
 
 def _origin(grid: Grid) -> tuple[float, ...]:

@@ -3,29 +3,37 @@
 A damaged file is an error, never a volume of zeros: zeros would look like an absent modality. What a file is, is decided by its
 first bytes, not by its name.
 
-Formats: NIfTI-1 and NIfTI-2 (.nii, .nii.gz), MetaImage (.mha), PNG, JPEG, TIFF, and folders of PNG, JPEG or TIFF slices in
-natural order. No format may name another file: a MetaImage header that does (.mhd) is refused.
+Formats: NIfTI-1 and NIfTI-2 (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD (.nrrd), DICOM (a file, or a folder with one series),
+PNG, JPEG, TIFF, folders of PNG, JPEG or TIFF slices in natural order, and arrays (.npy). No file may name another one, except
+that an .mhd names that of its voxels, in the same folder.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import os
-import stat
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from comodal.data import formats_metaimage, formats_nifti, formats_picture
+from comodal.data import (
+    formats_dicom,
+    formats_dicom_pixels,
+    formats_metaimage,
+    formats_nifti,
+    formats_npy_image,
+    formats_nrrd,
+    formats_picture,
+)
 from comodal.data.formats_nifti import COPY_AGAIN, GZIP_MAGIC
 from comodal.data.geometry import Array, Geometry, Header, Source, Volume
+from comodal.data.opening import BLANK_THE_CELL, check_inside, names_in, opened
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "Geometry",
     "Header",
     "Volume",
@@ -39,54 +47,88 @@ __all__ = [
 
 MAX_TEXT = 4 * 1024**2
 MAX_FEATURES = 256 * 1024**2
-BLANK_THE_CELL = "Correct the path, or blank the cell if this sequence is absent"
 
 
-@contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    """A regular file, open for reading; refused if it changes meanwhile."""
-    try:
-        mode = os.stat(source.path).st_mode  # before open(): opening a pipe would wait for ever
-        if not stat.S_ISREG(mode):
-            raise source.error("be a regular file", "a device, pipe or folder", do=BLANK_THE_CELL)
-        with source.path.open("rb") as file:
-            before = os.fstat(file.fileno())
-            yield file
-            after = os.fstat(file.fileno())
-    except OSError as error:
-        raise source.error("be readable", error.strerror or str(error), do=BLANK_THE_CELL) from None
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise source.error("stay the same while it is read", "a file that changed", do="Try again when it is written")
+# How the file of an image may be called. What it is, is decided by its bytes.
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm", ".dicom", *formats_picture.SLICE_SUFFIXES,
+)  # fmt: skip
+# What lies beside DICOM files in a folder: an index, and texts.
+BESIDE_DICOM = (".txt", ".xml", ".json", ".csv")
+HEAD = 132  # bytes by which every format is known
 
 
-def _slices(source: Source, files: str) -> list[Path]:
-    """The slices of a folder in natural order. A link that leads out of the folder is refused."""
-    try:
-        names = sorted(os.listdir(source.path), key=formats_picture.natural_key)
-    except OSError as error:
-        raise source.error("be readable", error.strerror or str(error), do=BLANK_THE_CELL) from None
+class _Format(Protocol):
+    """A module of one format."""
+
+    def read_header(self, file: BinaryIO, source: Source, *, channel: int | None) -> Header: ...
+
+    def read(self, file: BinaryIO, source: Source, *, channel: int | None) -> Volume: ...
+
+
+class _Slices(NamedTuple):
+    """The slices of a folder in natural order, whether they are DICOM, and what was left out."""
+
+    paths: list[Path]
+    dicom: bool
+    notes: tuple[str, ...] = ()
+
+
+def _slices(source: Source, files: str) -> _Slices:
+    """What a folder holds. A link that leads out of it is refused."""
+    there = sorted(names_in(source), key=formats_picture.natural_key)
     patterns = [files] if files else [f"*{suffix}" for suffix in formats_picture.SLICE_SUFFIXES]
-    names = [n for n in names if not n.startswith(".") and any(fnmatch.fnmatch(n.lower(), p.lower()) for p in patterns)]
-    if not names:
-        raise source.error(f"be a folder with slices named {' or '.join(patterns)}", "none", do=BLANK_THE_CELL)
-    folder = os.path.realpath(source.path)
-    for name in names:
-        real = os.path.realpath(os.path.join(folder, name))
-        if os.path.dirname(real) != folder or not os.path.isfile(real):
-            path = source.path / name
-            raise source.error("be a regular file inside its folder", "a link or device", do="Copy the slice there", path=path)
-    return [source.path / name for name in names]
+    pictures = [n for n in there if any(fnmatch.fnmatch(n.lower(), p.lower()) for p in patterns)]
+    others = pictures if files else [n for n in there if n.upper() != "DICOMDIR" and not n.lower().endswith(BESIDE_DICOM)]
+    # The first picture speaks for all, since a folder may hold thousands; any other file may be the one that is DICOM.
+    if any(_is_dicom(source.path / name) for name in others if files or name in pictures[:1] or name not in pictures):
+        dicom = [name for name in others if not (source.path / name).is_dir()]
+        check_inside(source, dicom)
+        odd = [name for name in dicom if not _is_dicom(source.path / name)]
+        if odd:
+            do = "Remove the other files, or name those that are meant with `files` in the cohort's yaml"
+            raise source.error("hold DICOM files only", f"{len(odd)} of another kind, such as {odd[0]}", do=do)
+        rest = 0 if files else sum(name.upper() != "DICOMDIR" for name in there) - len(dicom)
+        notes = (f"{rest} folders or text files beside the DICOM files were not read",) if rest else ()
+        return _Slices([source.path / name for name in dicom], dicom=True, notes=notes)
+    if not pictures:
+        raise source.error(
+            f"be a folder with slices named {' or '.join(patterns)}, or of DICOM files", "none", do=BLANK_THE_CELL
+        )
+    check_inside(source, pictures)
+    return _Slices([source.path / name for name in pictures], dicom=False)
 
 
-def _head(file: BinaryIO) -> bytes:
-    """The first bytes, by which a format is known."""
-    head = file.read(64)
+def _is_dicom(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return formats_dicom_pixels.is_dicom(file.read(HEAD))
+    except OSError:
+        return False  # this is said where the file is read
+
+
+def _format(file: BinaryIO, source: Source) -> _Format:
+    """The module of the format that the first bytes of a file name. NIfTI is what is left, and says what it is not."""
+    head = file.read(HEAD)
     file.seek(0)
-    return head
+    if formats_metaimage.is_metaimage(head):
+        return formats_metaimage
+    if formats_nrrd.is_nrrd(head):
+        return formats_nrrd
+    if formats_npy_image.is_npy(head):
+        return formats_npy_image
+    if formats_dicom_pixels.is_dicom(head) and not formats_nifti.is_nifti(head):
+        return formats_dicom  # its first 128 bytes may be those of a TIFF, so that viewers of pictures open it too
+    if formats_picture.is_picture(head):
+        return formats_picture
+    _check_unpacked(file, source)
+    return formats_nifti
 
 
 def _check_unpacked(file: BinaryIO, source: Source) -> None:
-    """Refuses a MetaImage inside a gzip file (.mha.gz) by its name rather than as something unknown."""
+    """Refuses a MetaImage or NRRD inside a gzip file (.mha.gz) by its name rather than as something unknown."""
     data = file.read(1024)
     file.seek(0)
     if not data.startswith(GZIP_MAGIC):
@@ -95,18 +137,25 @@ def _check_unpacked(file: BinaryIO, source: Source) -> None:
         head = zlib.decompressobj(31).decompress(data, 64)
     except zlib.error:
         return  # damaged: this is said where the file is read
-    if formats_metaimage.is_metaimage(head):
-        rule = "be a MetaImage that is packed inside, if at all"
-        raise source.error(rule, "one inside a gzip file", do="Unpack it with gunzip")
+    for name, found in (("MetaImage", formats_metaimage.is_metaimage(head)), ("NRRD", formats_nrrd.is_nrrd(head))):
+        if found:
+            rule = f"be a {name} that is packed inside, if at all"
+            raise source.error(rule, "one inside a gzip file", do="Unpack it with gunzip")
+
+
+def _checked(header: Header, source: Source) -> Header:
+    if header.shape == (1, 1, 1):
+        raise source.error("have more than one voxel", "a single one", do="Check how the image was made")
+    return header
 
 
 def read_header(path: Path, *, files: str = "", channel: int | None = None, subject: str = "", modality: str = "") -> Header:
-    """What the image is, without its pixels. Of NIfTI and MetaImage only the header is read, of a folder only the first slice.
+    """What the image is, without its pixels. Headers only are read, of a folder of pictures the first picture.
 
     Args:
         path: A file, or a folder of slices.
-        files: Pattern of the slices' names inside a folder ("*_mask.tif"); all pictures where empty.
-        channel: The channel (of a picture or MetaImage) or volume (of a 4-D NIfTI file) that is meant; all channels where None.
+        files: Pattern of the slices' names inside a folder ("*_mask.tif"); all pictures, or all DICOM files, where empty.
+        channel: The channel (of colours or vectors) or volume (of a 4-D NIfTI file) that is meant; all channels where None.
         subject: For the error text.
         modality: For the error text.
 
@@ -118,15 +167,12 @@ def read_header(path: Path, *, files: str = "", channel: int | None = None, subj
     """
     source = Source(Path(path), subject, modality)
     if source.path.is_dir():
-        return formats_picture.read_stack_header(_slices(source, files), source, channel=channel)
-    with _opened(source) as file:
-        head = _head(file)
-        if formats_picture.is_picture(head):
-            return formats_picture.read_header(file, source, channel=channel)
-        if formats_metaimage.is_metaimage(head):
-            return formats_metaimage.read_header(file, source, channel=channel)
-        _check_unpacked(file, source)
-        return formats_nifti.read_header(file, source, channel=channel)
+        slices = _slices(source, files)
+        read = formats_dicom.read_series_header if slices.dicom else formats_picture.read_stack_header
+        header = read(slices.paths, source, channel=channel)
+        return _checked(replace(header, notes=header.notes + slices.notes), source)
+    with opened(source) as file:
+        return _checked(_format(file, source).read_header(file, source, channel=channel), source)
 
 
 def read_volume(path: Path, *, files: str = "", channel: int | None = None, subject: str = "", modality: str = "") -> Volume:
@@ -134,8 +180,8 @@ def read_volume(path: Path, *, files: str = "", channel: int | None = None, subj
 
     Args:
         path: A file, or a folder of slices.
-        files: Pattern of the slices' names inside a folder ("*_mask.tif"); all pictures where empty.
-        channel: The one channel (of a picture or MetaImage) or volume (of a 4-D NIfTI file) to read; all channels where None.
+        files: Pattern of the slices' names inside a folder ("*_mask.tif"); all pictures, or all DICOM files, where empty.
+        channel: The one channel (of colours or vectors) or volume (of a 4-D NIfTI file) to read; all channels where None.
         subject: For the error text.
         modality: For the error text.
 
@@ -148,15 +194,15 @@ def read_volume(path: Path, *, files: str = "", channel: int | None = None, subj
     """
     source = Source(Path(path), subject, modality)
     if source.path.is_dir():
-        return formats_picture.read_stack(_slices(source, files), source, channel=channel)
-    with _opened(source) as file:
-        head = _head(file)
-        if formats_picture.is_picture(head):
-            return formats_picture.read(file, source, channel=channel)
-        if formats_metaimage.is_metaimage(head):
-            return formats_metaimage.read(file, source, channel=channel)
-        _check_unpacked(file, source)
-        return formats_nifti.read(file, source, channel=channel)
+        slices = _slices(source, files)
+        read = formats_dicom.read_series if slices.dicom else formats_picture.read_stack
+        volume = read(slices.paths, source, channel=channel)
+        volume = replace(volume, header=replace(volume.header, notes=volume.header.notes + slices.notes))
+    else:
+        with opened(source) as file:
+            volume = _format(file, source).read(file, source, channel=channel)
+    _checked(volume.header, source)
+    return volume
 
 
 def write_volume(array: Array, geometry: Geometry, path: Path) -> Path:
@@ -169,7 +215,7 @@ def write_volume(array: Array, geometry: Geometry, path: Path) -> Path:
         path: Without suffix; missing folders are made.
 
     Returns:
-        The file: `<path>.nii.gz` for NIfTI and MetaImage (affine, shape, orientation, sform and qform codes as in the input),
+        The file: `<path>.nii.gz` for NIfTI, MetaImage, NRRD and DICOM volumes (affine, shape, orientation as in the input),
         `<path>.png` for a picture (.tif for fractions), a `<path>.tif` of several pages for a stack.
 
     Raises:
@@ -239,7 +285,7 @@ def read_text(path: Path, *, subject: str = "", modality: str = "") -> str:
         DataError: No such file, not UTF-8, or longer than 4 MiB.
     """
     source = Source(Path(path), subject, modality)
-    with _opened(source) as file:
+    with opened(source) as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
         raise source.error(f"be a text of at most {MAX_TEXT // 1024**2} MiB", "more", do="Check that the path names a report")
@@ -256,7 +302,7 @@ def read_features(path: Path, *, subject: str = "", modality: str = "") -> npt.N
         DataError: Not .npy, objects inside, not a vector of finite numbers, or a header that claims more than the file holds.
     """
     source = Source(Path(path), subject, modality)
-    with _opened(source) as file:
+    with opened(source) as file:
         try:
             version = np.lib.format.read_magic(file)
             parse = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

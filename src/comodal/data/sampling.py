@@ -242,7 +242,7 @@ def foreground_voxels(preparer: Preparer, case: PreparedCase) -> list[Array]:
 
 def _list_voxels(array: Array, target: Target) -> Array:
     """(N, 4) int32: region, x, y, z."""
-    rows = [np.empty((0, 4), dtype=np.int32)]
+    rows, array = [np.empty((0, 4), dtype=np.int32)], np.asarray(array)
     for k in range(len(target.classes)):
         if k == target.background:
             continue

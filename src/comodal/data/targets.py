@@ -5,6 +5,7 @@ Axis letters: X Y Z voxels in RAS array order, K regions or classes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from comodal.data.cohort import TargetSpec
 
 
-def encode_mask(volume: Volume, target: Target, *, path: Path, subject: str = "") -> Array:
+def encode_mask(volume: Volume, target: Target, *, path: Path, subject: str = "", other: Collection[int] = ()) -> Array:
     """The regions or labels of a mask file.
 
     A region holds the voxels with one of its codes. Labels: the class whose codes have the voxel's value.
@@ -29,6 +30,7 @@ def encode_mask(volume: Volume, target: Target, *, path: Path, subject: str = ""
         target: Kind "regions" or "labels", with codes.
         path: For the error message.
         subject: For the error message.
+        other: Values that count as background, see `TargetSpec.other`; for regions only.
 
     Returns:
         Regions (K, X, Y, Z) uint8 of 0 and 1, or labels (X, Y, Z) int64.
@@ -37,7 +39,7 @@ def encode_mask(volume: Volume, target: Target, *, path: Path, subject: str = ""
         DataError: Not a label map; or a value belongs to no class (for regions, 0 may): annotators meant something by it.
     """
     found = label_codes(volume, path=path, subject=subject, modality=target.name)
-    known = {code for group in target.codes for code in group} | ({0} if target.kind == "regions" else set())
+    known = {code for group in target.codes for code in group} | ({0, *other} if target.kind == "regions" else set())
     strange = [code for code in found if code not in known]
     if strange:
         rule = f"hold only the codes of {target.name}, {sorted(known)}"

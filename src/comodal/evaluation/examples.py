@@ -153,7 +153,7 @@ def _example(
     overlap: float,
 ) -> Example:
     prepared = preparer.case(case, use=subsets[-1])
-    grid, array = prepared.grid, prepared.targets[target.name]
+    grid, array = prepared.grid, np.asarray(prepared.targets[target.name])
     assert grid is not None  # a segmentation has an image
     truth = np.stack([array == k for k in range(len(target.classes))]) if target.kind == "labels" else array.astype(bool)
     rows = list(foreground_classes(target).values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from comodal.data.cohort import Cohort
 from comodal.data.columns import read_meta
 from comodal.data.folders import synthetic_note
 from comodal.data.integrity import CheckReport, check_cohort
+from comodal.data.joining import Keep, On, join
 from comodal.data.phantoms.ceilings import write_ceilings
-from comodal.errors import ConfigError, UserError, message
+from comodal.errors import ConfigError, UserError, message, nearest
 from comodal.training.events import Clock, Emit, Progress, silent
 
 
@@ -45,7 +46,7 @@ def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Em
     given = {key: value for key, value in settings.items() if value is not None}
     config = validated(schema, given, f"phantom {name}")
     write(out / "files", config, on_progress=progress)
-    cohort = data.index(phantoms.layout_of(name, config), out / "files")
+    cohort = data.index(phantoms.layout_of(name, config), out / "files" / phantoms.PHANTOMS[name].table)
     meta = cohort.meta.model_copy(update={"notes": list(dict.fromkeys([*cohort.meta.notes, _note(name)]))})
     made = Cohort.build(meta, cohort.cases, cohort.root)
     if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:
@@ -95,6 +96,64 @@ def write_index(
     return Cohort.load(_saved(data.index(layout, root, options), out))
 
 
+def write_join(
+    sources: Sequence[str | os.PathLike[str] | Cohort],
+    out: Path | None,
+    *,
+    on: On = "auto",
+    keep: Keep = "both",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    overwrite: bool = False,
+) -> Cohort:
+    """Joins cohorts, and writes the result where a place is given; see `comodal.api.join`.
+
+    Args:
+        sources: Cohorts, their csv, or "LAYOUT:ROOT".
+        out: The cohort.csv to write; its yaml stands beside it.
+        on: See `join`.
+        keep: See `join`.
+        options: {layout: its options}.
+        overwrite: Replace a cohort that was written there before.
+
+    Returns:
+        The cohort, as it was written.
+
+    Raises:
+        ConfigError: Options for a layout that is not among the sources.
+    """
+    if out is not None:
+        for source in sources:
+            _check_index(out, Path() if isinstance(source, Cohort) else Path(source), overwrite=overwrite)
+    used: set[str] = set()
+    cohorts = [_source(source, options or {}, used) for source in sources]
+    for layout in options or {}:
+        if layout not in used:
+            raise ConfigError(message("--set", "be for a layout that is joined", repr(layout), do=nearest(layout, used)))
+    joined = join(cohorts, on=on, keep=keep)
+    return joined if out is None else Cohort.load(_saved(joined, out))
+
+
+def _source(source: str | os.PathLike[str] | Cohort, options: Mapping[str, Mapping[str, Any]], used: set[str]) -> Cohort:
+    """A cohort as it is, from its csv, or from LAYOUT:ROOT."""
+    if isinstance(source, Cohort):
+        return source
+    layout, colon, root = os.fspath(source).partition(":")
+    if not colon or Path(source).exists():
+        return Cohort.load(Path(source))
+    used.add(layout)
+    given = options.get(layout, {})
+    if not isinstance(given, Mapping):
+        raise ConfigError(message("--set", "be LAYOUT.KEY=VALUE", f"{layout}={given}", do="Type --set radpath.microns=4"))
+    return data.index(layout, Path(root), given)
+
+
+def convert_cohort(csv: Path, layout: str, out: Path, *, emit: Emit = silent) -> list[str]:
+    """Writes a cohort in the layout of another tool; see `comodal.api.convert`."""
+    loaded = Cohort.load(csv)
+    clock = Clock(len(loaded))
+    return data.convert(loaded, layout, out, on_progress=lambda n, total: emit(Progress("writing", n, total, clock.left(n))))
+
+
 def _check_index(csv: Path, root: Path, *, overwrite: bool) -> None:
     """Refuses to write over anything, and, when asked to overwrite, over anything but a cohort."""
     files = (csv, csv.with_suffix(".yaml"))
@@ -119,8 +178,12 @@ def _saved(cohort: Cohort, path: Path) -> Path:
     return cohort.save(path)
 
 
-def check_files(csv: Path, *, emit: Emit = silent) -> CheckReport:
-    """Reads every file of a cohort to its last byte; see `comodal.data.integrity`."""
+def check_files(csv: Path, *, workers: int | None = 1, emit: Emit = silent) -> CheckReport:
+    """Reads every file of a cohort to its last byte; see `comodal.data.integrity.check_cohort`."""
     loaded = Cohort.load(csv)
     clock = Clock(len(loaded))
-    return check_cohort(loaded, lambda done, total: emit(Progress("checking", done, total, clock.left(done))))
+
+    def progress(done: int, total: int) -> None:
+        emit(Progress("checking", done, total, clock.left(done)))
+
+    return check_cohort(loaded, progress, workers=workers)

@@ -47,7 +47,7 @@ def _settings(before: RunConfig, now: RunConfig) -> Iterator[str]:
     """Keys whose values differ. Where files lie does not count: a study may be moved."""
     one, two = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     for key in dict.fromkeys([*one, *two]):
-        if key not in ("cohort", "data.cache") and one.get(key) != two.get(key):
+        if key not in ("cohort", "data.cache", "data.cache_form") and one.get(key) != two.get(key):
             yield f"{key} was {short(one.get(key), 40)} and is {short(two.get(key), 40)}"
 
 

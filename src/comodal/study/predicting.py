@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from comodal.data.atomic import replacing
 from comodal.data.cohort import Case, Cohort, ModalitySpec
 from comodal.data.reading import read_header
+from comodal.data.tables import spreadsheet_safe
 from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
 from comodal.inference.predictor import can_predict, predict_case
 from comodal.inference.writing import SUFFIXES, Written, names_of, write_prediction
@@ -175,7 +176,7 @@ def _write_table(rows: Sequence[dict[str, str]], path: Path) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows([{name: spreadsheet_safe(cell) for name, cell in row.items()} for row in rows])
     with replacing(path) as file:
         file.write(text.getvalue().encode())
     return path

@@ -13,6 +13,7 @@ from comodal.method import Problem
 from comodal.modality import Modality, Target
 
 SENTENCES, TOKENS, ITEMS = 3, 6, 4
+TILE = (16, 16)  # pixels of the items of a bag of pictures, where the problem does not say
 LEAST_VOCABULARY = 5  # padding, unknown, start of sentence and two words that tell the classes
 
 
@@ -56,7 +57,10 @@ def _input(modality: Modality, problem: Problem, rows: list[int], blobs: Tensor,
     if modality.kind == "bag":
         valid = torch.ones((size, ITEMS), dtype=torch.bool)
         valid[:, -1] = False
-        return Bag(torch.randn((size, ITEMS, modality.channels), generator=generator) + hidden[:, None, None], valid)
+        known = problem.patches.get(modality.grid, ())
+        sides = () if modality.spatial_dims != 2 else known if len(known) == 2 else TILE
+        noise = torch.randn((size, ITEMS, modality.channels, *sides), generator=generator)
+        return Bag(noise + hidden.reshape(-1, *[1] * (noise.ndim - 1)), valid)
     noise = torch.randn((size, modality.channels, *problem.patch_of(modality.name)), generator=generator)
     lift = hidden.reshape(-1, *[1] * (noise.ndim - 1)) * 0.5
     if modality.grid == problem.grid:  # another view has no voxels in common with the segmentation

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from comodal.data import DATASETS, index
+from comodal.data.bags import look_through
 from comodal.data.cohort import Case, Cohort, ModalitySpec
 from comodal.data.reading import read_features, read_header, read_text, read_volume
 from comodal.errors import ConfigError, message, nearest
@@ -67,8 +68,12 @@ def _check_case(cohort: Cohort, case: Case) -> None:
     for column in case.cells:
         if not cohort.holds_files(column):
             continue
-        spec, path = cohort.spec(column), cohort.file(case, column)
+        spec = cohort.spec(column)
         kind = spec.kind if isinstance(spec, ModalitySpec) else "image"
+        if kind == "bag":
+            look_through(cohort, case, column)
+            continue
+        path = cohort.file(case, column)
         if kind == "text":
             read_text(path, subject=case.id, modality=column)
         elif kind == "features":

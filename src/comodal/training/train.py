@@ -18,6 +18,7 @@ from comodal.config import RunConfig, build_method
 from comodal.data import sampling
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
+from comodal.data.preparing import prepare
 from comodal.data.preprocessing import Preparer
 from comodal.data.splits import check_splits
 from comodal.data.text import fit_tokenizer
@@ -28,7 +29,7 @@ from comodal.run import Run, check_folder, read_json, save_weights, write_json
 from comodal.training.checking import check_training, stage_cases, take_weights
 from comodal.training.checkpoint import Checkpoint, load_checkpoint, restore_weights
 from comodal.training.encoded import EncodedDraws, collate_encoded
-from comodal.training.events import Emit, Said, silent
+from comodal.training.events import Clock, Emit, Progress, Said, silent
 from comodal.training.feeding import Draws, Feed
 from comodal.training.log import MetricsLog, require_tensorboard
 from comodal.training.loop import Loop, run_stage
@@ -101,6 +102,8 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
         loop.warnings.extend(checkpoint.info.warnings)
         loop.before, loop.cpu_before = checkpoint.info.seconds, checkpoint.info.cpu_seconds
     stages = method.stages()
+    if config.workers > 0 and world == 1:
+        _fill_cache(run, preparer, stages, emit)
     if checkpoint is not None and checkpoint.stage >= len(stages):
         got, do = checkpoint.stage, "Start again in a new folder, without --resume"
         raise RunError(message("checkpoint", f"be of one of the {len(stages)} stages", got, file=str(run.path), do=do))
@@ -115,6 +118,24 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
         validator.feed = validation_feed(run, method, stage, preparer=preparer) if rank == 0 else None
         run_stage(loop, index, stage, feed=feed, resume=here)
     return loop
+
+
+def _fill_cache(run: Run, preparer: Preparer, stages: Sequence[Stage], emit: Emit) -> None:
+    """Prepares the cases of all stages by the processes that will load them, so that the first epoch is as fast as the others."""
+    cases = [
+        case.id
+        for stage in stages
+        for split in ("train", "val")
+        for case in stage_cases(run.problem, run.cohort, run.splits[split], stage=stage, needed=False)
+    ]
+    clock = Clock(len(dict.fromkeys(cases)))
+    prepare(
+        preparer,
+        cases,
+        workers=run.config.training.workers,
+        foreground=any(stage.sampler == "foreground" for stage in stages),
+        on_progress=lambda done, total: emit(Progress("preparing cases", done, total, clock.left(done))),
+    )
 
 
 def first_process() -> bool:

@@ -31,6 +31,7 @@ class Phantom:
         layouts: {release: layout} of the releases that lie on disk in another way.
         ceilings: "module:function", called as `function(config)`: the best that any method can reach from each subset of the
             modalities, a list of `Ceiling`. "" where it is not known.
+        table: Of a phantom in the layout csv, which indexes a table and not a folder: its name below the root.
     """
 
     function: str
@@ -39,6 +40,7 @@ class Phantom:
     summary: str
     layouts: Mapping[str, str] = field(default_factory=dict)
     ceilings: str = ""
+    table: str = ""
 
 
 PHANTOMS: dict[str, Phantom] = {
@@ -48,6 +50,37 @@ PHANTOMS: dict[str, Phantom] = {
         layout="brats",
         summary="Skull-stripped brains with nested tumours in FLAIR, T1, T1ce and T2, as in BraTS.",
         layouts={"2015": "brats2015"},
+    ),
+    "petct": Phantom(
+        function="comodal.data.phantoms.petct:write_petct",
+        config="comodal.data.phantoms.petct:PetctPhantom",
+        layout="autopet",
+        summary="Lesions in PET and CT, with active fat, benign nodes and dead tumour that one of them alone cannot tell.",
+        layouts={"hecktor": "hecktor"},
+        ceilings="comodal.data.phantoms.petct_ceilings:ceilings",
+    ),
+    "shapes": Phantom(
+        function="comodal.data.phantoms.shapes:write_shapes",
+        config="comodal.data.phantoms.shapes:ShapesPhantom",
+        layout="csv",
+        summary="A triangle and an ellipse that overlap in part, as in ShapeComposition; the target is their union.",
+        ceilings="comodal.data.phantoms.shapes_ceilings:ceilings",
+        table="table.csv",
+    ),
+    "chest": Phantom(
+        function="comodal.data.phantoms.chest:write_chest",
+        config="comodal.data.phantoms.chest:ChestPhantom",
+        layout="open-i",
+        summary="Chest radiographs with findings in regions, and reports, as in Open-I or MIMIC-CXR.",
+        layouts={"mimic-cxr": "mimic-cxr"},
+        ceilings="comodal.data.phantoms.chest_ceilings:ceilings",
+    ),
+    "skin": Phantom(
+        function="comodal.data.phantoms.skin:write_skin",
+        config="comodal.data.phantoms.skin:SkinPhantom",
+        layout="derm7pt",
+        summary="Skin lesions, each in a clinical and a dermoscopic photograph, with the seven-point criteria, as in Derm7pt.",
+        ceilings="comodal.data.phantoms.skin_ceilings:skin_ceilings",
     ),
 }
 
