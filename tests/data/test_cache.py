@@ -151,9 +151,10 @@ def test_both_forms_hold_the_same(tmp_path: Path, shape: tuple[int, ...], dtype:
 
 
 def _both(root: Path, array: Array, *, slices_first: bool) -> tuple[Stored, Array]:
+    packed = stored(Cache(root, form="blosc2"), array, slices_first=slices_first)
     mapped = Cache(root, form="npy").array(["a", str(slices_first)], lambda: array, slices_first=slices_first)
     assert isinstance(mapped, np.memmap)
-    return stored(Cache(root, form="blosc2"), array, slices_first=slices_first), mapped
+    return packed, mapped
 
 
 def _part(random: np.random.Generator, size: int) -> Any:
