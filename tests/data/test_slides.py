@@ -36,7 +36,8 @@ def stained(height: int = 340, width: int = 500, seed: int = 0) -> tuple[Picture
 
 def smaller(picture: Picture, by: int) -> Picture:
     height, width = (n // by for n in picture.shape[:2])
-    return picture[: height * by, : width * by].reshape(height, by, width, by, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    cells = picture[: height * by, : width * by].reshape(height, by, width, by, 3)
+    return np.asarray(cells.mean(axis=(1, 3)).round(), dtype=np.uint8)
 
 
 def pyramid(path: Path, picture: Picture, by: tuple[int, ...] = (1, 4), text: str | None = APERIO, **how: Any) -> Path:
@@ -148,7 +149,7 @@ def test_without_the_extra_the_command_is_named(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("layout", [{"tile": (64, 48)}, {"rowsperstrip": 19, "tile": None}])
 def test_regions_are_the_pixels_of_the_file(tmp_path: Path, compression: str | None, layout: dict[str, Any]) -> None:
     picture, _ = stained(150, 210)
-    how = {"compressionargs": {"reversible": True}} if compression == "jpeg2000" else {}
+    how: dict[str, Any] = {"compressionargs": {"reversible": True}} if compression == "jpeg2000" else {}
     path = pyramid(tmp_path / "a.tif", picture, (1,), compression=compression, **layout, **how)
     with open_slide(path) as slide:
         for x, y, width, height in ((0, 0, 210, 150), (47, 63, 2, 2), (200, 140, 10, 10), (13, 0, 100, 150)):

@@ -191,7 +191,7 @@ def _slide(file: Any, source: Source) -> Slide:
     width = pages[0].imagewidth
     levels = tuple(Level(page.imagewidth, page.imagelength, width / page.imagewidth) for page in pages)
     channels = 1 if pages[0].samplesperpixel == 1 else 3
-    decode = _Tiles(file, pages, source, channels)
+    decode = _Tiles(file, pages, source=source, channels=channels)
     return Slide(source.path, levels, channels, microns, magnification, warnings, source, decode)
 
 
@@ -284,7 +284,7 @@ def _float(text: str) -> float:
 class _Tiles:
     """Decodes regions of the levels of a TIFF, and remembers the latest tiles."""
 
-    def __init__(self, file: Any, pages: list[Any], source: Source, channels: int) -> None:
+    def __init__(self, file: Any, pages: list[Any], *, source: Source, channels: int) -> None:
         self.file, self.pages, self.source, self.channels = file, pages, source, channels
         self.kept: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self.bytes = 0

@@ -1,0 +1,153 @@
+"""Comparing and showing: pages, studies, published tables, mutual information, the demonstration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comodal.evaluation.comparison import combine
+from comodal.evaluation.table import StudyTable
+from comodal.information.fit import InformationReport
+from comodal.information.fold import FitSettings
+from comodal.run import Run
+from comodal.study.demo import prepare_demo
+from comodal.study.information import Array, compare
+from comodal.study.published import load_table
+from comodal.study.reproducing import Reproduction, beside, prepare_table
+from comodal.study.study import StudyResult, run_study
+from comodal.training.events import Emit, Said, Table, silent
+
+if TYPE_CHECKING:
+    PathLike = Path | str
+
+
+def report(runs: PathLike | Sequence[PathLike], *, out: PathLike, title: str | None = None) -> Path:
+    """One self-contained HTML page of one or several runs; a study's folder stands for all its runs."""
+    from comodal.reporting.page import write_page
+
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    return write_page([Path(path) for path in given], Path(out), title=title)
+
+
+def mi(
+    x: PathLike | Array,
+    y: PathLike | Array,
+    *,
+    groups: PathLike | Sequence[str] | None = None,
+    id_column: str | None = None,
+    categories: Sequence[str] = (),
+    settings: FitSettings | None = None,
+    device: str = "auto",
+    on_event: Emit = silent,
+) -> InformationReport:
+    """Estimates the mutual information of paired rows; see `comodal.information.fit`.
+
+    Args:
+        x: A .npy, .npz ("file.npz:KEY") or .csv file, or an array (n, F) or (n,).
+        y: The same; its rows belong to those of x.
+        groups: The group (patient, study) of each row: a file, or n labels. Rows of one group are not independent.
+        id_column: Column of the CSV files by which rows are matched.
+        categories: Columns of the CSV files that hold categories.
+        settings: Of the fitting.
+        device: "auto", "cpu" or "cuda".
+        on_event: Listener.
+
+    Returns:
+        Estimates on held-out pairs with interval, kind and ceiling, and a shuffled control.
+    """
+    return compare(
+        x, y, groups=groups, id_column=id_column, categories=categories, settings=settings, device=device, emit=on_event
+    )
+
+
+def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:
+    """Methods x seeds x folds, resumable; writes `table.md` and `page.html` into `out`.
+
+    For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences. Those of
+    arms that are not in `against` any more are removed.
+
+    Args:
+        config: study.yaml.
+        out: Folder of the study.
+        on_event: Listener; at the end it hears the table.
+
+    Returns:
+        All runs and results.
+    """
+    result, table = _write_study(Path(config), Path(out), on_event)
+    on_event(table)
+    on_event(Said("info", f"page: {result.out / 'page.html'}"))
+    return result
+
+
+def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, Table]:
+    """Runs a study and writes `table.md` and `page.html`; the table is for the listener."""
+    from comodal.reporting.page import write_page
+    from comodal.reporting.tables import markdown_table, terminal_table
+
+    result = run_study(config, out, emit=on_event)
+    names = Run.load(next(iter(result.runs.values()))[0]).problem.names
+
+    def table_of(reference: str) -> StudyTable:
+        return combine({reference: result.results[reference], **result.results}, modalities=names)
+
+    table = table_of(result.reference)
+    further = result.further_tables
+    more = " Each table is corrected by itself." if further else ""
+    files = {result.out / "table.md": table, **{path: table_of(label) for label, path in further.items()}}
+    for path, one in files.items():
+        path.write_text(f"{markdown_table(one).rstrip()}{more}\n", encoding="utf-8")
+    for path in result.out.glob("table-minus-*.md"):
+        if path not in files and path.is_file():
+            path.unlink()
+    plain = terminal_table(table)
+    write_page({label: result.runs[label] for label in table.methods}, result.out / "page.html")
+    return result, Table(plain.caption + more, plain.columns, plain.rows)
+
+
+def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent) -> Reproduction:
+    """One published table: ours beside the published numbers, on the phantom where no data are given.
+
+    Cohort and study are laid out in `out`; a study.yaml that is there is used as it is, and what was trained is not trained
+    again. Writes `reproduction.md`, and `table.md` and `page.html` as `study` does.
+
+    Args:
+        table: Key of TABLES ("cmim/table2").
+        out: Folder of the study.
+        data: The data set's folder.
+        on_event: Listener; at the end it hears the table, what each method got, and the footnotes.
+
+    Returns:
+        The published and our numbers.
+
+    Raises:
+        ConfigError: An unknown table, or a folder with another cohort.
+        DataError: A file of the cohort is damaged.
+    """
+    from comodal.reporting.reproduction import reproduction_text
+
+    published, root = load_table(table), None if data is None else Path(data)
+    study_file = prepare_table(published, Path(out), root=root, emit=on_event)
+    found = beside(published, _write_study(study_file, Path(out), on_event)[0])
+    text = reproduction_text(found)
+    (Path(out) / "reproduction.md").write_text(text.markdown(), encoding="utf-8")
+    for plain in (text.numbers, text.budget):
+        on_event(Table(plain.caption, plain.columns, plain.rows))
+    for note in text.notes:
+        on_event(Said("info", note))
+    return found
+
+
+def demo(out: PathLike, *, on_event: Emit = silent) -> Path:
+    """The whole story on a phantom: cohort, check, two networks, all-subsets table, page.
+
+    Args:
+        out: Folder; what is there already is not made again.
+        on_event: Listener.
+
+    Returns:
+        The page.
+    """
+    study(prepare_demo(Path(out), emit=on_event), out=out, on_event=on_event)
+    return Path(out) / "page.html"
