@@ -57,7 +57,7 @@ def picture(form: str, dtype: str, channels: int = 1, **settings: Any) -> bytes:
 
 def tiff(**settings: Any) -> bytes:
     file = io.BytesIO()
-    tifffile.imwrite(file, np.random.default_rng(2).integers(0, 250, (2, 32, 48)).astype("uint16"), **settings)
+    tifffile.imwrite(file, np.random.default_rng(2).integers(0, 250, (2, 32, 48)).astype("uint16"), metadata=None, **settings)
     return file.getvalue()
 
 
@@ -121,9 +121,8 @@ def by_pillow(data: bytes) -> Array:
 
 
 def by_tifffile(data: bytes) -> Array:
-    array = np.asarray(tifffile.imread(io.BytesIO(data)))
-    array = array[None] if array.ndim == 2 else array
-    return array.transpose(2, 1, 0)[None]
+    pages = [page.asarray() for page in tifffile.TiffFile(io.BytesIO(data)).pages]
+    return np.stack(pages).transpose(2, 1, 0)[None]
 
 
 def by_header(data: bytes) -> Array:

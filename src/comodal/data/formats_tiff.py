@@ -1,12 +1,16 @@
 """Whether a TIFF file holds everything that it lists.
 
 The decoder counts the pages that it can reach and says nothing of the rest, so a stack that was cut in half would come back
-with half of its slices. Here the list of pages is walked to its end, and every strip and tile must lie inside the file.
+with half of its slices, and a strip or tile that ends early with whatever memory held. Here the list of pages is walked to its
+end, there must be as many strips or tiles as the size of a page asks for, each must lie inside the file, and those that are not
+packed or packed by deflate or PackBits must hold their pixels (deflate with its checksum, which decoders do not look at).
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from comodal.data.geometry import Source
@@ -14,8 +18,15 @@ from comodal.data.geometry import Source
 # Bytes per value of each TIFF type, by its code.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-# Tags of the places of the pixels: (offsets, sizes) of strips and of tiles.
-_PLACES = ((273, 279), (324, 325))
+# Tags that are needed, by their numbers.
+WIDTH, LENGTH, BITS, PACKING, COLOUR, SAMPLES, ROWS, PLANAR = 256, 257, 258, 259, 262, 277, 278, 284
+STRIPS, STRIP_SIZES, TILE_WIDTH, TILE_LENGTH, TILES, TILE_SIZES = 273, 279, 322, 323, 324, 325
+_NEEDED = {
+    WIDTH, LENGTH, BITS, PACKING, COLOUR, SAMPLES, ROWS, PLANAR,
+    STRIPS, STRIP_SIZES, TILE_WIDTH, TILE_LENGTH, TILES, TILE_SIZES,
+}  # fmt: skip
+PLAIN, PACKBITS, DEFLATE, JPEG, SUBSAMPLED = 1, 32773, (8, 32946), 7, 6
+Tags = Mapping[int, tuple[int, ...]]
 MAX_PAGES = 100_000
 
 
@@ -40,6 +51,11 @@ class _File:
         do = "Copy or download the file again"
         return self.source.error("be a complete PNG, JPEG or TIFF", "a TIFF that ends early", do=do)
 
+    def damaged(self, what: str) -> Exception:
+        """The error for a file whose parts do not fit together."""
+        do = "Copy the file again, or save the image again"
+        return self.source.error("be an undamaged TIFF", what, do=do)
+
 
 def count_pages(data: bytes, source: Source) -> int:
     """Number of pages of a TIFF file.
@@ -49,7 +65,8 @@ def count_pages(data: bytes, source: Source) -> int:
         source: For the error text.
 
     Raises:
-        DataError: A page, strip or tile that the file lists lies beyond its end.
+        DataError: A page, strip or tile that the file lists lies beyond its end, is missing, or is damaged as far as that can
+            be told without decoding it.
     """
     order = "<" if data.startswith(b"II") else ">"
     file = _File(data, order, data[2:4] in (b"+\0", b"\0+"), source)
@@ -76,10 +93,7 @@ def _check_page(file: _File, at: int) -> int:
         tag, values = _entry(file, entry)
         if values is not None:
             tags[tag] = values
-    for offsets, sizes in _PLACES:
-        for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
-            if offset + size > len(file.data):
-                raise file.cut()
+    _check_pieces(file, tags)
     (following,) = file.numbers(start + count * width, "Q" if file.big else "I")
     return following
 
@@ -93,6 +107,73 @@ def _entry(file: _File, at: int) -> tuple[int, tuple[int, ...] | None]:
         (where,) = file.numbers(where, "Q" if file.big else "I")
     if where + size > len(file.data):
         raise file.cut()
-    if tag not in (273, 279, 324, 325) or kind not in _INTEGERS:
+    if tag not in _NEEDED or kind not in _INTEGERS:
         return tag, None
     return tag, file.numbers(where, f"{count}{_INTEGERS[kind]}")
+
+
+def _one(tags: Tags, tag: int, default: int) -> int:
+    """The number of a tag that has one."""
+    return (tags.get(tag) or (default,))[0]
+
+
+def _check_pieces(file: _File, tags: Tags) -> None:
+    """Whether all strips or tiles of a page are there and whole."""
+    width, length = (_one(tags, tag, 0) for tag in (WIDTH, LENGTH))
+    if not width or not length:
+        raise file.damaged("a page without a size")
+    tiled = any(tag in tags for tag in (TILE_WIDTH, TILE_LENGTH, TILES, TILE_SIZES))
+    if tiled:
+        wide, high = (_one(tags, tag, 0) for tag in (TILE_WIDTH, TILE_LENGTH))
+        offsets, sizes = tags.get(TILES, ()), tags.get(TILE_SIZES, ())
+    else:
+        wide, high = width, min(_one(tags, ROWS, length), length)
+        offsets, sizes = tags.get(STRIPS, ()), tags.get(STRIP_SIZES, ())
+    if not wide or not high:
+        raise file.damaged("a page whose tiles or strips have no size")
+    samples, planes = _one(tags, SAMPLES, 1), 1
+    if _one(tags, PLANAR, 1) == 2:
+        samples, planes = 1, samples
+    across, down = -(-width // wide), -(-length // high)
+    row = -(-wide * _one(tags, BITS, 1) * samples // 8)
+    if len(offsets) != across * down * planes or (len(sizes) != len(offsets) and (sizes or len(offsets) != 1)):
+        raise file.damaged(f"a page of {len(offsets)} pieces where its size asks for {across * down * planes}")
+    for number, offset in enumerate(offsets):
+        rows = high if tiled else min(high, length - (number % down) * high)
+        size = sizes[number] if sizes else rows * row  # one strip may go without its size
+        if offset + size > len(file.data):
+            raise file.cut()
+        if _one(tags, COLOUR, 1) != SUBSAMPLED:
+            _check_piece(file, file.data[offset : offset + size], _one(tags, PACKING, 1), least=rows * row, most=high * row)
+
+
+def _check_piece(file: _File, piece: bytes, packing: int, *, least: int, most: int) -> None:
+    """One strip or tile. least, most: bytes that it must and may hold; the last strip is sometimes padded to a whole one."""
+    if packing == PLAIN and len(piece) < least:
+        raise file.cut()
+    if packing in DEFLATE:
+        inflate = zlib.decompressobj()
+        try:
+            held = len(inflate.decompress(piece, most + 1))
+        except zlib.error as error:
+            raise file.damaged(f"a piece with damaged compression ({error})") from None
+        if held > most or held < least or not inflate.eof:
+            raise file.damaged(f"a piece of {held} bytes where there should be {least}")
+    if packing == PACKBITS and _unpacked(piece) < least:
+        raise file.cut()
+    if packing == JPEG and not piece.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise file.cut()
+
+
+def _unpacked(piece: bytes) -> int:
+    """Bytes that PackBits makes of these."""
+    at = held = 0
+    while at < len(piece):
+        code = piece[at]
+        if code < 128:
+            held += min(code + 1, len(piece) - at - 1)
+            at += code + 2
+        else:
+            held += 257 - code if code > 128 and at + 1 < len(piece) else 0
+            at += 2 if code > 128 else 1
+    return held
