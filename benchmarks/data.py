@@ -18,7 +18,7 @@ measured is the work of reading and unpacking, not the disk.
 Scale: `index` and `check` of BraTS layouts with ever more cases of 8^3 voxels, each size in a process of its own, and the slope
 of the logarithm of CPU seconds over the logarithm of cases: 1 is linear.
 
-    python benchmarks/data.py [--rounds 5] [--patches 60] [--cases 250 500 1000 2000] [--small] [--json] [--only patches|scale]
+    python benchmarks/data.py [--rounds 7] [--patches 200] [--cases 250 500 1000 2000] [--small] [--json] [--only patches|scale]
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def patches(work: Path, rounds: int, count: int, size: int) -> dict[str, Any]:
     for turn in range(rounds + 1):
         starts = [tuple(int(random.integers(n)) for n in room) for _ in range(count)]
         for place, (form, (_, pipe)) in enumerate(zip(FORMS, readers, strict=True)):
-            pipe.send(starts[: max(2, count // 10)] if form in WHOLE else starts)
+            pipe.send(starts[: max(2, count // 20)] if form in WHOLE else starts)
             taken = pipe.recv()
             if turn > 0:  # the first one warms up
                 times[place].append(taken)
@@ -283,17 +283,14 @@ def write_small_cases(root: Path, cases: int) -> None:
             (folder / f"{folder.name}_{name}.nii.gz").write_bytes(nifti_gz(array, affine))
 
 
-def walk(root: Path, pipe: Connection) -> None:
+def walk(root: Path, few: Path, pipe: Connection) -> None:
     """Indexes and checks one set: what each takes, and by how much each lets the peak of memory grow."""
     import torch  # noqa: F401 - its size is no part of what grows
 
     from comodal import api
     from comodal.data.integrity import check_cohort
-    from comodal.data.phantoms.brain import BrainPhantom, write_brain
 
-    with tempfile.TemporaryDirectory() as small:  # everything is imported and has allocated once
-        write_brain(Path(small) / "brain", BrainPhantom(cases=1))
-        check_cohort(api.index("brats", Path(small) / "brain"))
+    check_cohort(api.index("brats", few))  # everything is imported and has allocated once
     row: dict[str, float] = {}
     cohort = None
     for name in ("index", "check"):
@@ -313,6 +310,7 @@ def scale(work: Path, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     every = work / "cases"
     context = multiprocessing.get_context("spawn")
     _written(context, write_small_cases, every, max(sizes))
+    _written(context, write_small_cases, work / "few", 4)
     for size in sizes:
         for folder in sorted(every.iterdir())[:size]:
             (work / f"cases-{size}" / folder.name).mkdir(parents=True)
@@ -322,7 +320,7 @@ def scale(work: Path, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         for size in sizes:
             here, there = context.Pipe()
-            process = context.Process(target=walk, args=(work / f"cases-{size}", there), daemon=True)
+            process = context.Process(target=walk, args=(work / f"cases-{size}", work / "few", there), daemon=True)
             process.start()
             there.close()
             cases, row = here.recv()
@@ -366,8 +364,8 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each candidate")
-    parser.add_argument("--patches", type=int, default=60, help="in a turn; a tenth for forms that read whole files")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each candidate")
+    parser.add_argument("--patches", type=int, default=200, help="in a turn; a twentieth for forms that read whole files")
     parser.add_argument("--cases", type=int, nargs="+", default=[250, 500, 1000, 2000], help="sizes of the sets")
     parser.add_argument("--only", choices=("patches", "scale"), help="one of the two parts")
     parser.add_argument("--small", action="store_true", help="tiny sizes, whose times mean nothing")

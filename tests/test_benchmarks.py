@@ -50,3 +50,14 @@ def test_the_certificate_is_made_and_goes_on_where_it_stopped(tmp_path: Path) ->
     assert page.count("| Gaussian, 20 dimensions |") == 2 and "| must hold | holds | numbers |" in page
     second = script("information.py", *words)
     assert "min left" not in second and (tmp_path / "docs" / "information.md").read_text(encoding="utf-8") == page
+
+
+def test_all_forms_hand_out_the_same_patches_and_small_sets_are_walked() -> None:
+    found = json.loads(script("data.py", "--small", "--rounds", "1", "--patches", "4", "--json"))
+    assert found["patches"]["disagree"] == []
+    rows = {row["form"]: row for row in found["patches"]["rows"]}
+    assert set(rows) == {"ours", "ours-npy", "nnunet", "nnunet-shuffled", "monai", "nibabel", "nibabel-slices"}
+    assert rows["ours"]["ratio"] == 1 and all(row["cpu_seconds"] > 0 for row in rows.values())
+    whole = 4 * 4 * 120 * 120 * 78
+    assert rows["ours-npy"]["bytes"] > whole > 4 * rows["ours"]["bytes"] and rows["monai"]["bytes"] > whole
+    assert [row["cases"] for row in found["scale"]["rows"]] == [4, 8] and set(found["scale"]["exponents"]) == {"index", "check"}

@@ -98,14 +98,19 @@ def table() -> bytes:
 
 
 def by_nibabel(data: bytes) -> Array:
-    kind = (
-        nib.Nifti2Image
-        if data[:2] in (b"\x1c\x02", b"\x02\x1c") or data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
-        else nib.Nifti1Image
-    )
-    image = nib.as_closest_canonical(kind.from_bytes(data))
+    """As nibabel reads it, once what the standard leaves open is settled as comodal does: an offset of 0, empty extensions."""
+    wide = int.from_bytes(data[:4], "little") == 540 or int.from_bytes(data[:4], "big") == 540
+    kind: Any = nib.Nifti2Image if wide else nib.Nifti1Image
+    size = kind.header_class.sizeof_hdr
+    order = "<" if int.from_bytes(data[:4], "little") == size else ">"
+    header = kind.header_class(data[:size], endianness=order, check=False)
+    if int(header["vox_offset"]) == 0:
+        header["vox_offset"] = size + 4
+    image = kind.from_bytes(header.binaryblock + bytes(4) + data[size + 4 :])
     array = np.asarray(image.dataobj)
-    return array.reshape((*array.shape, 1, 1)[:3] if array.ndim < 3 else array.shape[:3])[None]
+    array = array.reshape((*array.shape, 1, 1)[:3]) if array.ndim < 3 else array.reshape(array.shape[:3])
+    turn = nib.orientations.io_orientation(image.affine)
+    return np.asarray(nib.orientations.apply_orientation(array, turn))[None]
 
 
 def by_gzip(data: bytes) -> Array:
@@ -149,10 +154,12 @@ def by_header(data: bytes) -> Array:
 
 def by_pydicom(data: bytes) -> Array:
     found = pydicom.dcmread(io.BytesIO(data))
+    found.SamplesPerPixel = found.get("SamplesPerPixel", 1)  # one, where nothing is said
     pixels = found.pixel_array.astype(np.float64) * float(found.get("RescaleSlope", 1)) + float(
         found.get("RescaleIntercept", 0)
     )
-    return np.asarray(pixels.T[None, :, :, None])
+    frames = pixels if pixels.ndim == 3 else pixels[None]
+    return np.asarray(frames.transpose(2, 1, 0)[None])
 
 
 def by_csv(data: bytes) -> list[list[str]]:

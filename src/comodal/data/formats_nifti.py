@@ -27,6 +27,7 @@ CHUNK = 1 << 18
 MAX_DEFLATE_RATIO = 1032
 # Bytes after the image that are skipped with a note; more is taken for a decompression bomb.
 MAX_TRAILING = 16 * 1024**2
+LAST_CODE = 5  # of the spaces that sform and qform may lead to
 GZIP_MAGIC = b"\x1f\x8b"
 COPY_AGAIN = "Copy or download the file again"
 VECTOR_INTENT = 1007  # the fifth axis holds the components of a vector
@@ -162,8 +163,10 @@ def _raw_header(stream: Stream) -> Any:
         raise source.error(f"have a header of {size} bytes", f"{len(block)} bytes", do=COPY_AGAIN)
     header = kind(block, endianness="<" if little == size else ">", check=False)
     magic = header["magic"].item()
-    if not magic.startswith((b"n+1", b"n+2")):
+    if magic.rstrip(b"\0") not in (b"n+1", b"n+2"):
         raise source.error("be single-file NIfTI (magic n+1 or n+2)", repr(magic), do="Convert it to .nii.gz")
+    if header.sizeof_hdr == 540 and header["eol_check"].tobytes() not in (b"\r\n\x1a\n", bytes(4)):
+        raise source.error("be as it was written", "line ends that a copy in text mode has changed", do=COPY_AGAIN)
     return header
 
 
@@ -211,7 +214,12 @@ def _scale(header: Any, source: Source) -> tuple[float, float] | None:
 
 
 def _affine(header: Any, source: Source) -> tuple[Any, tuple[str, ...]]:
-    warnings, sform, qform = [], header.get_sform(coded=True)[0], None
+    codes = (int(header["sform_code"]), int(header["qform_code"]))
+    if not all(0 <= code <= LAST_CODE for code in codes):  # whoever writes such a number has not written the affine either
+        rule = f"have an sform_code and qform_code of 0 to {LAST_CODE}"
+        raise source.error(rule, codes, do="Copy the file again, or export the image again")
+    with np.errstate(invalid="ignore"):  # NaN is refused below, with a message
+        warnings, sform, qform = [], header.get_sform(coded=True)[0], None
     try:
         qform = header.get_qform(coded=True)[0]
     except Exception as error:  # noqa: BLE001  nibabel raises several kinds for impossible quaternions
@@ -361,7 +369,8 @@ def _scaled(array: Array, scale: tuple[float, float] | None) -> Array:
         return array.astype(array.dtype.newbyteorder("="), copy=False)
     out = np.empty(array.shape, dtype=np.float32, order="F")
     for z in range(array.shape[2]):  # in float64, since slopes as small as 1e-10 on 32-bit integers occur; a slice at a time
-        out[..., z] = array[..., z].astype(np.float64) * scale[0] + scale[1]
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused by who asked
+            out[..., z] = array[..., z].astype(np.float64) * scale[0] + scale[1]
     return out
 
 
