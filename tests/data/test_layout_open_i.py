@@ -87,8 +87,15 @@ def test_views_from_a_table(tmp_path: Path) -> None:
         counted("all 4 reports", 1, Cardiomegaly=1, Effusion=1, Pleural_Thickening=1, Nodule=1),
         counted("the 2 cases", 1, Cardiomegaly=1),
     ]
+    for place in ("NLMCXR_png", "NLMCXR_reports"):
+        (tmp_path / place / "views.csv").write_text("image_id,view\nCXR1_1_IM-0001-4001,lateral\n")
+    assert index("open-i", tmp_path) == cohort  # that of the root comes first
     (tmp_path / "views.csv").rename(tmp_path / "mine.csv")
     assert cells(index("open-i", tmp_path, {"views": "mine.csv"}), "frontal") == cells(cohort, "frontal")
+    with pytest.raises(DataError, match=r"hold one views.csv; got NLMCXR_png/views.csv and NLMCXR_reports/views.csv"):
+        index("open-i", tmp_path)
+    (tmp_path / "NLMCXR_reports" / "views.csv").unlink()
+    assert cells(index("open-i", tmp_path), "lateral") == {"CXR1": "NLMCXR_png/CXR1_1_IM-0001-4001.png"}
 
 
 def counted(whose: str, normal: int, **counts: int) -> str:

@@ -279,6 +279,8 @@ def _located(pixels: Pixels, file: BinaryIO, dataset: Dataset, *, source: Source
     kind, (length,) = (
         (b"OW", struct.unpack(order + "I", head[4:])) if implicit else (head[4:6], struct.unpack(order + "I", head[8:]))
     )
+    if kind not in (b"OB", b"OW"):
+        raise source.error("hold its pixels as OB or OW", short(kind), do=COPY_AGAIN)
     at, there = file.tell(), os.fstat(file.fileno()).st_size - file.tell()
     values = vars(pixels)
     if pixels.syntax not in NATIVE:

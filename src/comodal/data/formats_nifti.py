@@ -218,8 +218,7 @@ def _affine(header: Any, source: Source) -> tuple[Any, tuple[str, ...]]:
     if not all(0 <= code <= LAST_CODE for code in codes):  # whoever writes such a number has not written the affine either
         rule = f"have an sform_code and qform_code of 0 to {LAST_CODE}"
         raise source.error(rule, codes, do="Copy the file again, or export the image again")
-    with np.errstate(invalid="ignore"):  # NaN is refused below, with a message
-        warnings, sform, qform = [], header.get_sform(coded=True)[0], None
+    warnings, sform, qform = [], header.get_sform(coded=True)[0], None
     try:
         qform = header.get_qform(coded=True)[0]
     except Exception as error:  # noqa: BLE001  nibabel raises several kinds for impossible quaternions
@@ -271,7 +270,8 @@ def parse(stream: Stream) -> Parsed:
     first = 352 if header.sizeof_hdr == 348 else 544
     if not math.isfinite(offset) or offset < 0 or offset > 1e9 or 0 < offset < header.sizeof_hdr:
         raise source.error(f"have vox_offset of at least {first}", offset, do="Export the image again")
-    affine, warnings = _affine(header, source)
+    with np.errstate(invalid="ignore"):  # NaN is found and refused, with a message
+        affine, warnings = _affine(header, source)
     start = int(offset) or first
     parsed = Parsed(
         header, (spatial[0], spatial[1], spatial[2]), stored, volumes, dtype, start, _scale(header, source), affine, warnings

@@ -174,10 +174,14 @@ def read_mirror(tree: Tree) -> list[Report]:
 
 
 def _find(tree: Tree, name: str) -> Path | None:
-    """The first table of this name below the root; a link that leads out of it is refused."""
-    place = next((folder for folder, names in tree.folders if name in names), None)
-    if place is None:
+    """The one table of this name below the root; where there are several, that in the root itself. No link may lead out of it."""
+    places = [folder for folder, names in tree.folders if name in names]
+    if not places:
         return None
+    place = tree.root if tree.root in places else places[0]
+    if len(places) > 1 and place != tree.root:
+        got, do = " and ".join((folder / name).relative_to(tree.root).as_posix() for folder in places[:2]), "Keep one of them"
+        raise DataError(message("ROOT", f"hold one {name}", got, do=do, file=str(tree.root)))
     return existing_file(tree.root, (place / name).relative_to(tree.root).as_posix(), subject="", modality="")
 
 
@@ -193,7 +197,7 @@ def read_views(tree: Tree, given: str, pictures: Pictures) -> tuple[dict[str, st
 
     Args:
         tree: Names below the root.
-        given: Path of a table below the root; "" looks for `views.csv` in the root and for `indiana_projections.csv`.
+        given: Path of a table below the root; "" looks for `views.csv`, then for `indiana_projections.csv`.
         pictures: What the rows should be of.
 
     Returns:
@@ -201,15 +205,13 @@ def read_views(tree: Tree, given: str, pictures: Pictures) -> tuple[dict[str, st
         there is no table.
 
     Raises:
-        DataError: No such table, one without the columns image_id and view, or a picture with two views.
+        DataError: No such table, several of one name, one without the columns image_id and view, or a picture with two views.
     """
     if given:
         check_path(given, owner="views", subject="", modality="")
         path: Path | None = existing_file(tree.root, given, subject="", modality="views")
-    elif _VIEWS in dict(tree.folders).get(tree.root, ()):
-        path = existing_file(tree.root, _VIEWS, subject="", modality="views")
     else:
-        path = _find(tree, _PROJECTIONS)
+        path = _find(tree, _VIEWS) or _find(tree, _PROJECTIONS)
     if path is None:
         return {}, ""
     columns, rows = read_table(path)
