@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comodal.data import DATASETS, LAYOUTS_INFO, index
+from comodal.data import DATASETS, LAYOUTS_INFO, WRITERS, index
 from comodal.data.brats import group_of, site_of
 from comodal.data.cohort import ModalitySpec, TargetSpec
 from comodal.data.phantoms.metaimage import mha
@@ -45,7 +45,11 @@ def brats(root: Path, case: str, names: str = ALL, codes: tuple[int, ...] = (1, 
 
 
 def test_every_layout_is_listed_and_unknown_ones_are_refused(tmp_path: Path) -> None:
-    assert list(DATASETS) == list(LAYOUTS_INFO) == ["brats", "brats2015", "lgg-mri", "csv"]
+    assert list(DATASETS) == list(LAYOUTS_INFO) and list(DATASETS)[-1] == "csv"
+    assert {"brats", "lgg-mri", "open-i", "mimic-cxr", "derm7pt", "radpath", "autopet", "hecktor", "nnunet", "bids"} <= set(
+        DATASETS
+    )
+    assert set(WRITERS) <= set(DATASETS)
     assert {name: layout.function for name, layout in LAYOUTS_INFO.items()} == DATASETS
     assert all(name == layout.name for name, layout in LAYOUTS_INFO.items())
     with pytest.raises(ConfigError, match=r"layout must be a known layout; got 'bratz'. Did you mean brats"):
@@ -297,10 +301,13 @@ def test_ones_own_metaimages(tmp_path: Path) -> None:
     table.write_text("subject,t1,mask\n" + "".join(f"{k},t1_{k}.mha,mask_{k}.mha\n" for k in (1, 2)))
     cohort = check_dataset("csv", table)
     assert [m.name for m in cohort.modalities] == ["t1"] and cohort.targets[0].codes == ((1,), (2,))
-    (tmp_path / "t1_1.mhd").write_text("ObjectType = Image\nNDims = 3\nDimSize = 2 3 4\nElementDataFile = t1_1.raw\n")
+    lines = ["ObjectType = Image", "NDims = 3", "DimSize = 2 3 4", "ElementType = MET_SHORT", "ElementDataFile = t1_1.raw", ""]
+    (tmp_path / "t1_1.mhd").write_text("\n".join(lines))
     table.write_text("subject,t1\n1,t1_1.mhd\n")
-    with pytest.raises(DataError, match=r"hold its voxels itself .*\[subject 1, modality t1, file .*\]\. Convert it to \.mha"):
-        index("csv", table)
+    with pytest.raises(DataError, match=r"got No such file.*\[subject 1, modality t1, file .*t1_1.raw"):
+        check_dataset("csv", table)
+    (tmp_path / "t1_1.raw").write_bytes(np.arange(24, dtype="<i2").tobytes())
+    check_dataset("csv", table)
 
 
 def test_ones_own_photographs_and_slices(tmp_path: Path) -> None:

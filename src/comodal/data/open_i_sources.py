@@ -174,7 +174,7 @@ def read_mirror(tree: Tree) -> list[Report]:
 
 
 def _find(tree: Tree, name: str) -> Path | None:
-    """The one table of this name below the root; where there are several, that in the root itself. No link may lead out of it."""
+    """The one table of this name below the root; of several that in the root itself. No link may lead out of it."""
     places = [folder for folder, names in tree.folders if name in names]
     if not places:
         return None

@@ -48,7 +48,7 @@ def index(root: Path, options: Options | None = None) -> Cohort:
     if not root.is_file() or root.suffix.lower() not in (".csv", ".txt", ".tsv"):
         do = "Give the table: comodal index csv mytable.csv --out cohort.csv"
         raise ConfigError(message("ROOT", "be a CSV file for the layout csv", root.name, do=do, file=str(root)))
-    names, rows, notes = apply_options(*read_table(root), options, root)
+    names, rows, notes = apply_options(*read_table(root), options, table=root)
     renamed = _names(names, root, notes)
     folder = Path(os.path.abspath(root.parent))
     cases = [_case(dict(zip(renamed, row.values(), strict=True))) for row in rows]

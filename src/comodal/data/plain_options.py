@@ -99,7 +99,7 @@ def check_named(options: Options, header: Sequence[str], table: Path) -> None:
 
 
 def apply_options(
-    header: Sequence[str], rows: Sequence[Mapping[str, str]], options: Options, table: Path
+    header: Sequence[str], rows: Sequence[Mapping[str, str]], options: Options, *, table: Path
 ) -> tuple[list[str], list[Row], list[str]]:
     """Columns, rows and notes once the options have been followed.
 

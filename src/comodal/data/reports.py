@@ -62,6 +62,10 @@ class OpenIReport:
     images: tuple[tuple[str, str], ...]
 
 
+# A blank line, or a line that begins an item of a list or has a title in capitals, begins a paragraph.
+_PARAGRAPH = re.compile(r"\n\s*\n|\n(?=[ \t]*(?:\d{1,2}[.)][ \t]|[-*•][ \t]|[A-Z][A-Z /]+:))")
+
+
 def report_text(text: str, sections: Sequence[str], *, subject: str = "", modality: str = "", file: str | None = None) -> str:
     r"""The words of a report.
 
@@ -106,7 +110,7 @@ def report_text(text: str, sections: Sequence[str], *, subject: str = "", modali
     if chosen or not any(map(_has_words, found.values())):
         return chosen
     start = _START.search(text)
-    return text[start.end() if start else 0 :].strip()
+    return _unwrapped(text[start.end() if start else 0 :])
 
 
 def parse_sections(text: str) -> dict[str, str]:
@@ -255,4 +259,9 @@ def _has_words(text: str) -> bool:
 
 def _joined(found: Mapping[str, str], sections: Sequence[str]) -> str:
     names = dict.fromkeys(map(section_name, sections))
-    return "\n".join(found[name] for name in names if _has_words(found.get(name, "")))
+    return "\n".join(_unwrapped(found[name]) for name in names if _has_words(found.get(name, "")))
+
+
+def _unwrapped(text: str) -> str:
+    """Paragraphs of one line each: reports are wrapped at a width, and a line end within a sentence does not end it."""
+    return "\n".join(" ".join(part.split()) for part in _PARAGRAPH.split(text) if part.strip())
