@@ -111,7 +111,8 @@ def _slide(root: Path) -> Outcome:
     import tifffile
 
     for k in range(2):
-        pixels = np.random.default_rng(k).integers(0, 255, (512, 512, 3)).astype(np.uint8)
+        stain = np.random.default_rng(k).integers(-30, 30, (512, 512, 3))
+        pixels = (np.array([190, 90, 150]) + stain).astype(np.uint8)  # as tissue in haematoxylin and eosin
         tifffile.imwrite(root / f"{k}.tif", pixels, tile=(256, 256), photometric="rgb", metadata=None)
     spec = ModalitySpec(name="slide", kind="bag", spatial_dims=2, channels=3, tile=256)
     cases = [Case.build(f"p{k}", cells={"slide": f"{k}.tif"}) for k in range(2)]

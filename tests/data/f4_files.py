@@ -198,7 +198,7 @@ HEADERS = (
         lambda path: (_forms(sform=None, qform=None)(path), _pack(80, "f", float("nan"))(path)),
     ),
     _entry("Header", "forms-disagree", "sform and qform disagree", "W", _forms(sform=np.eye(4), qform=MOVED), exact=True),
-    _entry("Header", "no-form", "neither sform nor qform", "W", _forms(sform=None, qform=None), exact=True),
+    _entry("Header", "no-form", "neither sform nor qform", "W", _forms(sform=None, qform=None)),
     _entry("Header", "sheared", "axes not at right angles", "W", lambda path: save(path, BASE, SHEARED), exact=True),
     _entry("Header", "flat", "axes in one plane", "E", _pack(280, "4f", 0, 1, 0, 0)),
     _entry("Header", "micrometres", "lengths in micrometres", "W", _nifti(BASE, xyzt_units=3), exact=True),

@@ -342,7 +342,7 @@ class Preparer:
         return Bag(items, torch.ones(len(items), dtype=torch.bool))
 
     def _items(self, case: Case, modality: Modality) -> Array:
-        """The items of a bag; those of pictures are mapped from the cache, since a slide may have thousands."""
+        """The items of a bag; those of pictures are cached: mapped where they are few, unpacked from 1 MiB on."""
         name, size, scheme = modality.name, self.config.resize_of(modality.grid), self.config.scheme(modality)
         build = partial(items_of, self.cohort, case, name, scheme=scheme, size=size)
         cache = self.cache
