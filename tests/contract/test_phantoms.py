@@ -1,4 +1,4 @@
-"""What every phantom promises: it is read by the layout of the data set that it stands for, and no damage to it goes unnoticed."""
+"""What every phantom promises: the layout of the data set that it stands for reads it, and no damage goes unnoticed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CAUSES = ("hidden_causes.csv", "hidden_causes.json", "phantom.json")
 def settings(name: str) -> dict[str, Any]:
     """For `api.phantom`: what all phantoms know by name, and the rest."""
     given = dict(SMALL[name][1])
-    known = {key: given.pop(key) for key in ("cases", "size", "release") if key in given}
+    known: dict[str, Any] = {key: given.pop(key) for key in ("cases", "size", "release") if key in given}
     return {**known, "settings": given}
 
 
@@ -143,9 +143,9 @@ def test_a_deleted_file_is_absent_and_nothing_else_changes(written: tuple[str, P
         case, column = places[int(k)]
         folder = copied(out / "files", tmp_path / str(k))
         for path in cohort.files(case, column):
-            (folder / path.relative_to(out / "files")).unlink() if path.is_file() else [
-                p.unlink() for p in folder.joinpath(path.relative_to(out / "files")).iterdir()
-            ]
+            place = folder / path.relative_to(out / "files")
+            for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+                file.unlink()
         table = PHANTOMS[SMALL[name][0]].table
         if table:
             with pytest.raises(Exception, match=rf"list files that exist.*{case.id}.*{column}"):
@@ -161,7 +161,7 @@ def test_a_deleted_file_is_absent_and_nothing_else_changes(written: tuple[str, P
 
 
 def test_a_damaged_file_is_an_error_that_names_it(written: tuple[str, Path], tmp_path: Path) -> None:
-    name, out = written
+    _, out = written
     cohort = Cohort.load(out / "cohort.csv")
     random = np.random.default_rng(1)
     places = [

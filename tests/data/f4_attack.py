@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
+import pickle  # noqa: TID251  to write what must be refused
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

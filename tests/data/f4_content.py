@@ -359,7 +359,7 @@ SETS = (
         "Sets",
         "follow-up scans",
         "H",
-        lambda root: _sessions(root),
+        lambda root: _sessions(root),  # noqa: PLW0108  which stands further down
     ),
     Entry("sets-nowhere", "Sets", "a modality that is absent everywhere", "E", _without(*((k, "t2") for k in range(3)))),
     Entry("sets-shortcut", "Sets", "a modality that one class only has", "W", _shortcut),

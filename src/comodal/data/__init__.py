@@ -82,7 +82,7 @@ LAYOUTS_INFO: dict[str, Layout] = {
     "derm7pt": Layout(
         name="derm7pt",
         function=DATASETS["derm7pt"],
-        summary="ROOT/meta/{meta,train_indexes,valid_indexes,test_indexes}.csv and ROOT/images/<folder>/<name>.jpg; metadata inline.",
+        summary="ROOT/meta/{meta,train_indexes,valid_indexes,test_indexes}.csv and ROOT/images/<folder>/<name>.jpg.",
         reference="Kawahara, Daneshvar, Argenziano, Hamarneh (2019), 10.1109/JBHI.2018.2824327.",
         options="comodal.data.derm7pt:Options",
     ),
@@ -96,14 +96,14 @@ LAYOUTS_INFO: dict[str, Layout] = {
     "hecktor": Layout(
         name="hecktor",
         function=DATASETS["hecktor"],
-        summary="ROOT/**/{imagesTr,imagesTs}/<id>__{CT,PT}.nii.gz, labelsTr/<id>.nii.gz; region GTVn, GTVp, both, or their union.",
+        summary="ROOT/**/{imagesTr,imagesTs}/<id>__{CT,PT}.nii.gz, labelsTr/<id>.nii.gz; regions GTVn, GTVp or both.",
         reference="Andrearczyk et al. (2023), 10.1007/978-3-031-27420-6_1; grids of CT and PET differ.",
         options="comodal.data.hecktor:Options",
     ),
     "open-i": Layout(
         name="open-i",
         function=DATASETS["open-i"],
-        summary="ROOT/**/ecgen-radiology/<n>.xml and ROOT/**/<image>.png, or indiana_*.csv with images_normalized; 14 findings.",
+        summary="ROOT/**/ecgen-radiology/<n>.xml and ROOT/**/<image>.png, or indiana_*.csv and images_normalized; 14 findings.",
         reference="Demner-Fushman et al. (2016), 10.1093/jamia/ocv080.",
         options="comodal.data.open_i:Options",
     ),
@@ -111,7 +111,7 @@ LAYOUTS_INFO: dict[str, Layout] = {
         name="mimic-cxr",
         function=DATASETS["mimic-cxr"],
         summary="ROOT/**/files/p10/p<subject>/s<study>/<dicom>.jpg and s<study>.txt with mimic-cxr-*.csv.gz; findings, edema.",
-        reference="Johnson et al. (2019), 10.1038/s41597-019-0322-0, arXiv:1901.07042; edema: PhysioNet mimic-cxr-pe-severity 1.0.1.",
+        reference="Johnson et al. (2019), 10.1038/s41597-019-0322-0; edema: PhysioNet mimic-cxr-pe-severity 1.0.1.",
         options="comodal.data.mimic_cxr:Options",
     ),
     "nnunet": Layout(

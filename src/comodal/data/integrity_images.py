@@ -68,7 +68,8 @@ def _signature(array: Array) -> bytes:
     if not spread > 0:
         return b""
     scaled = np.clip((means - means.mean()) / spread, -SPAN, SPAN) * (127 / SPAN)
-    return np.rint(scaled).astype(np.int8).tobytes()
+    signature: bytes = np.rint(scaled).astype(np.int8).tobytes()
+    return signature
 
 
 def _contrast(sample: npt.NDArray[np.float64]) -> tuple[float, ...]:

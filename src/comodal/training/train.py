@@ -121,7 +121,7 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
 
 
 def _fill_cache(run: Run, preparer: Preparer, stages: Sequence[Stage], emit: Emit) -> None:
-    """Prepares the cases of all stages by the processes that will load them, so that the first epoch is as fast as the others."""
+    """Prepares the cases of all stages by the processes that will load them: the first epoch is as fast as the others."""
     cases = [
         case.id
         for stage in stages

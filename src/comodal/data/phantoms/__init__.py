@@ -82,6 +82,13 @@ PHANTOMS: dict[str, Phantom] = {
         summary="Skin lesions, each in a clinical and a dermoscopic photograph, with the seven-point criteria, as in Derm7pt.",
         ceilings="comodal.data.phantoms.skin_ceilings:skin_ceilings",
     ),
+    "radpath": Phantom(
+        function="comodal.data.phantoms.radpath:write_radpath",
+        config="comodal.data.phantoms.radpath:RadpathPhantom",
+        layout="radpath",
+        summary="Brain tumours in four MRI sequences and tiles of pathology, three classes, as in CPM-RadPath 2020.",
+        ceilings="comodal.data.phantoms.radpath_model:ceilings",
+    ),
 }
 
 
