@@ -69,7 +69,7 @@ def test_reports_vary_repeat_and_carry_the_marks(tmp_path: Path) -> None:
         for text in texts:
             for sentence in sentences(text):
                 counts[sentence] = counts.get(sentence, 0) + 1
-    assert max(counts.values()) > 10 and sum(count == 1 for count in counts.values()) > 30
+    assert max(counts.values()) > 10 and sum(count <= 2 for count in counts.values()) > 30  # once in each release
     small = [write_report(draw_case(config, k), "open-i", stream(0, k, 6), unhelpful=0).sections["findings"] for k in range(40)]
     long = [write_report(draw_case(config, k), "open-i", stream(0, k, 6), unhelpful=8).sections["findings"] for k in range(40)]
     assert sum(map(len, small)) < 0.6 * sum(map(len, long))

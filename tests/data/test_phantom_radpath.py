@@ -25,16 +25,18 @@ NONE = dict.fromkeys(model.SIGNS, 0.0)
 def test_a_sign_is_read_from_its_sequence(sequence: str, sign: str, gain: float) -> None:
     """The picture with the sign over the same picture without it: 1 + gain * strength where the tissue is whole."""
     config = RadpathPhantom()
-    plain = make_scan(config, 0, sequence, NONE).astype(float)
-    full = make_scan(config, 0, sequence, {**NONE, sign: 1.0}).astype(float)
-    half = make_scan(config, 0, sequence, {**NONE, sign: 0.5}).astype(float)
+    plain = make_scan(config, 0, sequence, signs=NONE).astype(float)
+    full = make_scan(config, 0, sequence, signs={**NONE, sign: 1.0}).astype(float)
+    half = make_scan(config, 0, sequence, signs={**NONE, sign: 0.5}).astype(float)
     ratio = np.divide(full, plain, out=np.ones_like(full), where=plain > 50)
     whole = np.abs(ratio - 1) > 0.95 * abs(gain) - 0.05
     assert whole.sum() > 5
     assert np.median(ratio[whole]) == pytest.approx(1 + gain, abs=0.12)
     assert np.median(half[whole] / plain[whole]) == pytest.approx(1 + gain / 2, abs=0.08)
     others = {name: 1.0 for name, one in model.SIGNS.items() if sequence not in one.seen_in}
-    assert np.array_equal(make_scan(config, 0, sequence, {**NONE, **others}), plain)  # what it does not show changes nothing
+    assert np.array_equal(
+        make_scan(config, 0, sequence, signs={**NONE, **others}), plain
+    )  # what it does not show changes nothing
 
 
 @pytest.mark.parametrize("sign", ["density", "vessels", "halos", "pleomorphism"])

@@ -10,6 +10,7 @@ import yaml
 from tests.training.fakes import values_for, write_cohort
 
 from comodal import api
+from comodal.data.splits import splits_hash
 from comodal.errors import ComodalError, ConfigError
 from comodal.reporting.page import group
 from comodal.reporting.record import read_run
@@ -166,7 +167,8 @@ def test_a_run_whose_splits_are_not_those_of_the_study_is_refused(tmp_path: Path
     run_study(file, out)
     splits = out / "runs" / "unet-seed0" / "splits.json"
     parts = json.loads(splits.read_text())
-    splits.write_text(json.dumps({**parts, "train": parts["test"], "test": parts["train"]}))
+    swapped = {"train": parts["test"], "val": parts["val"], "test": parts["train"]}
+    splits.write_text(json.dumps({**swapped, "sha256": splits_hash(swapped)}))
     assert "as the study would make it now; got the splits [file" in refused(file, out)
 
 

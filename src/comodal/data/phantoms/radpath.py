@@ -100,7 +100,7 @@ def causes(config: RadpathPhantom, k: int) -> dict[str, object]:
     return {**named, **values, "age_in_days": age, "tiles": tiles}
 
 
-def make_scan(config: RadpathPhantom, k: int, sequence: str, signs: Mapping[str, float]) -> NDArray[np.int16]:
+def make_scan(config: RadpathPhantom, k: int, sequence: str, *, signs: Mapping[str, float]) -> NDArray[np.int16]:
     """One sequence of case k with these signs in its tumour.
 
     Args:
@@ -161,7 +161,7 @@ def write_radpath(out: Path, config: RadpathPhantom, on_progress: Callable[[int,
                     write_bytes(file, _png(paint_tile(signs, rng)))
             else:
                 file = out / ROOT / "Radiology" / name / f"{name}_{modality}.nii.gz"
-                write_bytes(file, nifti_gz(make_scan(config, k, modality, signs), affine))
+                write_bytes(file, nifti_gz(make_scan(config, k, modality, signs=signs), affine))
         if on_progress is not None:
             on_progress(k + 1, config.cases)
 
