@@ -227,15 +227,15 @@ def test_the_function_of_the_api(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (DATA / "glioma_pathology").is_dir(), reason="the real data sets are not here")
 def test_the_real_pairs_of_mri_and_pathology() -> None:
-    mri = index("lgg-mri", DATA / "lgg_mri" / "kaggle_3m")
-    pathology = index("glioma-pathology", DATA / "glioma_pathology")
+    mri = index("lgg-mri", DATA.resolve() / "lgg_mri" / "kaggle_3m")
+    pathology = index("glioma-pathology", DATA.resolve() / "glioma_pathology")
     joined = join([mri, pathology])
     assert len(joined) == 74 and len(mri) == 80
     assert int(joined.presence()[["flair", "pathology"]].all(axis=1).sum()) == 74
     assert int(joined.presence().all(axis=1).sum()) == 66
     for case in joined.cases:
         assert case.cells["flair"] == f"lgg_mri/kaggle_3m/{mri.case(case.id).cells['flair']}"
-        files = [path.relative_to(DATA / "glioma_pathology").as_posix() for path in joined.files(case, "pathology")]
+        files = [path.relative_to(DATA.resolve() / "glioma_pathology").as_posix() for path in joined.files(case, "pathology")]
         assert ";".join(files) == pathology.case(case.id).cells["pathology"]
     everyone = join([mri, pathology], keep="all")
     assert len(everyone) == 80 and everyone.meta.notes[-1].endswith("with blank cells: 6 of lgg-mri, 0 of glioma-pathology")
