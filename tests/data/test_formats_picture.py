@@ -221,3 +221,26 @@ def test_colour_of_sixteen_bits_says_that_it_was_reduced(tmp_path: Path) -> None
     volume = read_volume(tmp_path / "a.png")
     assert volume.notes == ("16-bit colour was reduced to 8 bits",)
     np.testing.assert_array_equal(volume.array[..., 0].transpose(2, 1, 0), [[[255, 1, 0], [0, 128, 0]]])
+
+
+@pytest.mark.parametrize(
+    ("at", "byte", "text"),
+    [
+        (46, 2, "the tag 258 twice on a page"),
+        (48, 2, "the tag 259 without a whole number"),
+        (50, 0, "the tag 259 without a whole"),
+    ],
+)
+def test_a_tiff_with_a_spoiled_list_of_tags_is_refused(tmp_path: Path, at: int, byte: int, text: str) -> None:
+    """Found by mutation: libtiff takes a default for the compression, and returns what is packed as if it were pixels."""
+    import tifffile
+
+    file = tmp_path / "a.tif"
+    pixels = np.random.default_rng(2).integers(0, 250, (32, 48)).astype("uint16")
+    tifffile.imwrite(file, pixels, compression="zlib", tile=(16, 16), metadata=None)
+    content = bytearray(file.read_bytes())
+    assert content[46:48] == b"\x03\x01"  # the entry of the tag 259, compression
+    content[at] = byte
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=text):
+        read_volume(file)

@@ -25,6 +25,7 @@ _NEEDED = {
     WIDTH, LENGTH, BITS, PACKING, COLOUR, SAMPLES, ROWS, PLANAR,
     STRIPS, STRIP_SIZES, TILE_WIDTH, TILE_LENGTH, TILES, TILE_SIZES,
 }  # fmt: skip
+_SINGLE = _NEEDED - {BITS, STRIPS, STRIP_SIZES, TILES, TILE_SIZES}  # have one number
 PLAIN, PACKBITS, DEFLATE, JPEG, SUBSAMPLED = 1, 32773, (8, 32946), 7, 6
 Tags = Mapping[int, tuple[int, ...]]
 MAX_PAGES = 100_000
@@ -91,8 +92,11 @@ def _check_page(file: _File, at: int) -> int:
     tags = {}
     for entry in range(start, start + count * width, width):
         tag, values = _entry(file, entry)
-        if values is not None:
-            tags[tag] = values
+        if values is None:
+            continue
+        if tag in tags:  # decoders differ in which of the two they believe
+            raise file.damaged(f"the tag {tag} twice on a page")
+        tags[tag] = values
     _check_pieces(file, tags)
     (following,) = file.numbers(start + count * width, "Q" if file.big else "I")
     return following
@@ -107,8 +111,10 @@ def _entry(file: _File, at: int) -> tuple[int, tuple[int, ...] | None]:
         (where,) = file.numbers(where, "Q" if file.big else "I")
     if where + size > len(file.data):
         raise file.cut()
-    if tag not in _NEEDED or kind not in _INTEGERS:
+    if tag not in _NEEDED:
         return tag, None
+    if not count or kind not in _INTEGERS or (tag in _SINGLE and count > 1):  # a decoder would take a default in its place
+        raise file.damaged(f"the tag {tag} without a whole number")
     return tag, file.numbers(where, f"{count}{_INTEGERS[kind]}")
 
 
