@@ -226,7 +226,7 @@ def parse(file: BinaryIO, dataset: Dataset, syntax: str, *, source: Source) -> P
     if "Rows" not in dataset:
         raise source.error("hold an image", "DICOM without pixels (a report, a plan or contours)", do="Give the image")
     allocated = whole("BitsAllocated")
-    stored = whole("BitsStored", allocated)
+    stored = whole("BitsStored")
     pixels = Pixels(
         frames=whole("NumberOfFrames", 1),
         rows=whole("Rows"),

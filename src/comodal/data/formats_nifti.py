@@ -163,7 +163,7 @@ def _raw_header(stream: Stream) -> Any:
         raise source.error(f"have a header of {size} bytes", f"{len(block)} bytes", do=COPY_AGAIN)
     header = kind(block, endianness="<" if little == size else ">", check=False)
     magic = header["magic"].item()
-    if magic.rstrip(b"\0") not in (b"n+1", b"n+2"):
+    if magic.rstrip(b"\0") != (b"n+1" if header.sizeof_hdr == 348 else b"n+2"):
         raise source.error("be single-file NIfTI (magic n+1 or n+2)", repr(magic), do="Convert it to .nii.gz")
     if header.sizeof_hdr == 540 and header["eol_check"].tobytes() not in (b"\r\n\x1a\n", bytes(4)):
         raise source.error("be as it was written", "line ends that a copy in text mode has changed", do=COPY_AGAIN)
