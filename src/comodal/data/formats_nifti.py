@@ -236,6 +236,8 @@ def _affine(header: Any, source: Source) -> tuple[Any, tuple[str, ...]]:
     axes = min(int(header["dim"][0]), 3)
     sizes, spacing = np.asarray(header["pixdim"][1 : axes + 1], np.float64), np.linalg.norm(affine[:3, :axes], axis=0)
     if not (np.isfinite(sizes) & (sizes > 0)).all():
+        if sform is None and qform is None:  # nothing says how large a voxel is
+            raise source.error("have a usable affine", f"no form, and voxel sizes {sizes.tolist()}", do="Set sform or qform")
         warnings.append("pixdim is not positive; the voxel sizes are those of the affine")
     elif not np.allclose(sizes, spacing, rtol=0.01):
         warnings.append("pixdim and sform disagree about the voxel sizes; sform is used")
