@@ -235,7 +235,7 @@ def parse(file: BinaryIO, dataset: Dataset, syntax: str, *, source: Source) -> P
         allocated=allocated,
         stored=stored,
         high=whole("HighBit", stored - 1 if stored else 0),
-        signed=whole("PixelRepresentation", 0) == 1,
+        signed=whole("PixelRepresentation") == 1,
         photometric=text(dataset, "PhotometricInterpretation").upper(),
         planar=whole("PlanarConfiguration", 0) == 1,
         syntax=syntax,
