@@ -225,8 +225,9 @@ def parse(file: BinaryIO, dataset: Dataset, syntax: str, *, source: Source) -> P
 
     if "Rows" not in dataset:
         raise source.error("hold an image", "DICOM without pixels (a report, a plan or contours)", do="Give the image")
-    allocated = whole("BitsAllocated")
-    stored = whole("BitsStored")
+    allocated, stored = whole("BitsAllocated"), whole("BitsStored")
+    if (sign := whole("PixelRepresentation")) > 1:
+        raise source.error("have a PixelRepresentation of 0 or 1", sign, do=EXPORT_AGAIN)
     pixels = Pixels(
         frames=whole("NumberOfFrames", 1),
         rows=whole("Rows"),
@@ -235,7 +236,7 @@ def parse(file: BinaryIO, dataset: Dataset, syntax: str, *, source: Source) -> P
         allocated=allocated,
         stored=stored,
         high=whole("HighBit", stored - 1 if stored else 0),
-        signed=whole("PixelRepresentation") == 1,
+        signed=sign == 1,
         photometric=text(dataset, "PhotometricInterpretation").upper(),
         planar=whole("PlanarConfiguration", 0) == 1,
         syntax=syntax,
