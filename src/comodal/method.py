@@ -24,6 +24,7 @@ from comodal.stage import Monitor, Optimiser, Stage
 
 __all__ = [
     "Citation",
+    "Complements",
     "Losses",
     "Method",
     "MethodConfig",
@@ -203,6 +204,25 @@ class Prediction:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Complements:
+    """What other modalities tell the segmentation of one, with the graph that leads from there to the logits.
+
+    A network that segments from its *primary* image and gets messages from *auxiliary* ones says here what it took from each.
+
+    Attributes:
+        logits: {(primary, region): (B, *spatial)}, before the sigmoid. They depend on `maps`, so that gradients exist.
+        maps: {(primary, auxiliary): (B, C, *coarse)}: the complementary information of the finest scale, its posterior mean;
+            zero where the row lacks either.
+        nats: {(primary, auxiliary): (B, *coarse)}: KL divergence from the prior at each voxel, summed over channels; zero where
+            the row lacks either.
+    """
+
+    logits: Mapping[tuple[str, str], Tensor]
+    maps: Mapping[tuple[str, str], Tensor]
+    nats: Mapping[tuple[str, str], Tensor]
+
+
 class Losses(dict[str, Tensor]):
     """What `Method.losses` returns where it has more to say than the terms: numbers to look at that are not minimised.
 
@@ -336,6 +356,19 @@ class Method(nn.Module):
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
         """`predict(batch) == decode(encode(batch), batch.present)`. `features` may lack modalities that no row has."""
         raise NotImplementedError(f"{type(self).__name__} has no decode; ask `encodes` first.")
+
+    @property
+    def explains(self) -> bool:
+        """Whether `complements` exists, so that one can see what each modality adds to another."""
+        return type(self).complements is not Method.complements
+
+    def complements(self, batch: Batch) -> Complements:
+        """What each auxiliary modality tells each segmentor, with the graph. Call it with gradients enabled, in eval mode.
+
+        Raises:
+            UnsupportedSubset: A row has a subset from which this method cannot predict.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no complements; ask `explains` first.")
 
     def require_support(self, present: Tensor) -> None:
         """Refuses rows from whose modalities this method cannot predict; the message names what would do.
