@@ -208,12 +208,13 @@ class Prediction:
 class Complements:
     """What other modalities tell the segmentation of one, with the graph that leads from there to the logits.
 
-    A network that segments from its *primary* image and gets messages from *auxiliary* ones says here what it took from each.
+    A network that segments from its *primary* image and gets messages from *auxiliary* ones says here what it took from each. A
+    primary of several images is their names joined by "+".
 
     Attributes:
         logits: {(primary, region): (B, *spatial)}, before the sigmoid. They depend on `maps`, so that gradients exist.
         maps: {(primary, auxiliary): (B, C, *coarse)}: the complementary information of the finest scale, its posterior mean;
-            zero where the row lacks either.
+            zero where the row lacks either. Pairs that no row has are left out.
         nats: {(primary, auxiliary): (B, *coarse)}: KL divergence from the prior at each voxel, summed over channels; zero where
             the row lacks either.
     """

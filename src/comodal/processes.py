@@ -71,6 +71,23 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return total
 
 
+def mean_over_processes(mean: Tensor, count: int) -> Tensor:
+    """A mean over `count` items here, scaled so that its average over processes is the mean over the items of all.
+
+    Args:
+        mean: Scalar; 0 where there is no item here. Every process must enter.
+        count: Items here; may be 0.
+
+    Returns:
+        Scalar; `mean` itself where this process is alone.
+    """
+    processes = world_size()
+    if processes == 1:
+        return mean
+    total = sum_over_processes(torch.tensor(float(count), device=mean.device))
+    return mean * (count * processes / total.clamp(min=1.0))
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all processes; the gradient of a row is the sum of what every process makes of it."""
 

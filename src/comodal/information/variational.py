@@ -42,17 +42,21 @@ def kl_of_gaussians(mean: Tensor, log_variance: Tensor, *, other_mean: Tensor, o
     return 0.5 * (distance + torch.expm1(log_ratio) - log_ratio)
 
 
-def draw(mean: Tensor, log_variance: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+def draw(
+    mean: Tensor, log_variance: Tensor, *, generator: torch.Generator | None = None, noise: Tensor | None = None
+) -> Tensor:
     """A sample of N(mean, diag e^log_variance) with gradient to both (Kingma and Welling, 2014).
 
     Args:
         mean: Any shape.
         log_variance: Of that shape.
         generator: Of the noise; None: torch's own.
+        noise: Standard normal, broadcastable to that shape, in the place of a draw of its own.
 
     Returns:
         Of that shape.
     """
-    where = mean.device if generator is None else generator.device
-    noise = torch.randn(mean.shape, generator=generator, device=where, dtype=mean.dtype)
+    if noise is None:
+        where = mean.device if generator is None else generator.device
+        noise = torch.randn(mean.shape, generator=generator, device=where, dtype=mean.dtype)
     return mean + noise.to(mean.device) * torch.exp(0.5 * log_variance)

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from comodal.batch import Batch
 from comodal.modality import Target
-from comodal.processes import sum_over_processes, world_size
+from comodal.processes import mean_over_processes, sum_over_processes
 
 
 def split_logits(logits: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -98,15 +98,6 @@ def labelled_where(batch: Batch, rows: Tensor) -> Batch:
     return replace(batch, labelled=known)
 
 
-def _of_all(mean: Tensor, count: int) -> Tensor:
-    """A mean over `count` items here, scaled so that its average over processes is the mean over the items of all."""
-    processes = world_size()
-    if processes == 1:
-        return mean
-    total = sum_over_processes(torch.tensor(float(count), device=mean.device))
-    return mean * (count * processes / total.clamp(min=1.0))
-
-
 def _region_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     """Dice loss and binary cross-entropy; `known` is (B,), or (B, K) where only some regions of a case were drawn."""
     each = known.reshape(len(known), -1).expand(-1, len(target.classes))  # (B, K)
@@ -115,7 +106,7 @@ def _region_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) 
     dice = 1.0 - soft_dice(torch.where(wide, _probabilities(logits, target), 0.0), onehot, batch=True)
     picked = logits[each]
     entropy = binary_cross_entropy_with_logits(picked, truth.float()[each]) if len(picked) else picked.sum()
-    return dice, _of_all(entropy, len(picked))
+    return dice, mean_over_processes(entropy, len(picked))
 
 
 def _label_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -124,4 +115,4 @@ def _label_terms(logits: Tensor, truth: Tensor, known: Tensor, target: Target) -
     onehot = one_hot(labels, len(target.classes)).movedim(-1, 1).float()
     scored = [k for k in range(len(target.classes)) if k != target.background]
     dice = 1.0 - soft_dice(_probabilities(score, target)[:, scored], onehot[:, scored], batch=True)
-    return dice, _of_all(cross_entropy(score, labels) if len(score) else score.sum(), len(score))
+    return dice, mean_over_processes(cross_entropy(score, labels) if len(score) else score.sum(), len(score))
