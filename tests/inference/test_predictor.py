@@ -374,7 +374,7 @@ def test_an_absent_picture_has_the_size_of_its_own_grid() -> None:
     grade = Target("grade", "class", ("low", "high"))
     method = Mean(Problem(of.modalities, (grade,), 3, patches=of.patches))
     for name, other in (("scan", "photo"), ("photo", "scan")):
-        batch = next(iter(predictor._batches(method.problem, there, (name,), None, 1)))
+        batch = next(iter(predictor.batches_of(method.problem, there, (name,), windows=None, size=1)))
         assert batch.image(other).shape == (1, 1, *method.problem.patch_of(other)) and not batch.image(other).any()
 
 

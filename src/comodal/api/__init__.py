@@ -2,6 +2,7 @@
 
 from comodal.api.cohorts import check, convert, index, join, phantom
 from comodal.api.comparing import demo, mi, report, reproduce, study
+from comodal.api.explaining import explain
 from comodal.api.runs import evaluate, init, predict, train
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "train",
     "evaluate",
     "predict",
+    "explain",
     "report",
     "mi",
     "study",

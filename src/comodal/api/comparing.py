@@ -13,12 +13,18 @@ from comodal.information.fold import FitSettings
 from comodal.run import Run
 from comodal.study.demo import prepare_demo
 from comodal.study.information import Array, compare
-from comodal.study.published import load_table
-from comodal.study.reproducing import Reproduction, beside, prepare_table
+from comodal.study.published import PublishedTable, load_table
+from comodal.study.published_ciml import VariantTable
+from comodal.study.reproducing import beside, prepare_table
+from comodal.study.shapes import beside_shapes, panels
 from comodal.study.study import StudyResult, run_study
+from comodal.study.variants import beside_variants
 from comodal.training.events import Emit, Said, Table, silent
 
 if TYPE_CHECKING:
+    from comodal.reporting.reproduction import AnyReproduction, ReproductionText
+    from comodal.reporting.variants import VariantText
+
     PathLike = Path | str
 
 
@@ -87,7 +93,8 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     from comodal.reporting.tables import markdown_table, terminal_table
 
     result = run_study(config, out, emit=on_event)
-    names = Run.load(next(iter(result.runs.values()))[0]).problem.names
+    # Every subset has a row, if only to say "not run", unless one alone was asked for.
+    names = Run.load(next(iter(result.runs.values()))[0]).problem.names if result.config.subsets == "all" else None
 
     def table_of(reference: str) -> StudyTable:
         return combine({reference: result.results[reference], **result.results}, modalities=names)
@@ -106,33 +113,46 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     return result, Table(plain.caption + more, plain.columns, plain.rows)
 
 
-def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent) -> Reproduction:
+def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent) -> AnyReproduction:
     """One published table: ours beside the published numbers, on the phantom where no data are given.
 
     Cohort and study are laid out in `out`; a study.yaml that is there is used as it is, and what was trained is not trained
     again. Writes `reproduction.md`, and `table.md` and `page.html` as `study` does.
 
     Args:
-        table: Key of TABLES ("cmim/table2").
+        table: Key of TABLES ("cmim/table2") or VARIANTS ("ciml/table5").
         out: Folder of the study.
         data: The data set's folder.
-        on_event: Listener; at the end it hears the table, what each method got, and the footnotes.
+        on_event: Listener; at the end it hears the tables, what each method got, and the footnotes.
 
     Returns:
-        The published and our numbers.
+        The published and our numbers: a `Reproduction` of a table by subsets of modalities, a `VariantReproduction` of one by
+        methods or variants, a `ShapesReproduction` of ShapeComposition.
 
     Raises:
         ConfigError: An unknown table, or a folder with another cohort.
         DataError: A file of the cohort is damaged.
     """
     from comodal.reporting.reproduction import reproduction_text
+    from comodal.reporting.shapes import shapes_text, write_pictures
+    from comodal.reporting.variants import variant_text
 
     published, root = load_table(table), None if data is None else Path(data)
     study_file = prepare_table(published, Path(out), root=root, emit=on_event)
-    found = beside(published, _write_study(study_file, Path(out), on_event)[0])
-    text = reproduction_text(found)
+    result, _ = _write_study(study_file, Path(out), on_event)
+    found: AnyReproduction
+    if isinstance(published, PublishedTable):
+        found = beside(published, result)
+        text: ReproductionText | VariantText = reproduction_text(found)
+    elif isinstance(published, VariantTable):
+        found = beside_variants(published, result)
+        text = variant_text(found)
+    else:
+        found = beside_shapes(published, result, emit=on_event)
+        write_pictures(found, panels(found), Path(out))
+        text = shapes_text(found)
     (Path(out) / "reproduction.md").write_text(text.markdown(), encoding="utf-8")
-    for plain in (text.numbers, text.budget):
+    for plain in text.tables:
         on_event(Table(plain.caption, plain.columns, plain.rows))
     for note in text.notes:
         on_event(Said("info", note))

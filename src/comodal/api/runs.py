@@ -107,6 +107,8 @@ def predict(
     subject: str = "prediction",
     regions: bool = False,
     probabilities: bool = False,
+    extras: bool = False,
+    overrides: Sequence[str] = (),
     overwrite: bool = False,
     device: str = "auto",
     on_event: Emit = silent,
@@ -122,6 +124,8 @@ def predict(
         subject: What the one patient of `inputs` is called, and so the files.
         regions: Also write each region as a map.
         probabilities: Also write probabilities.
+        extras: Also write what else the method says (uncertainty, information), into `out/extras`.
+        overrides: "method.samples=20", for keys that no weight depends on; the run folder stays as it is.
         overwrite: Replace earlier predictions; files of a cohort are never replaced.
         device: "auto", "cpu" or "cuda".
         on_event: Listener.
@@ -130,10 +134,10 @@ def predict(
         What was written, case by case.
 
     Raises:
-        ConfigError: An unknown modality, or a file in the place of a prediction.
+        ConfigError: An unknown modality, a file in the place of a prediction, or a setting that belongs to the training.
         DataError: A file is missing or damaged, or a case has no usable modality.
     """
-    loaded = _run(run)
+    loaded = _run(run).at_test(overrides)
     source = Cohort.load(Path(cohort)) if cohort is not None else one_patient(loaded, inputs or {}, use=use, subject=subject)
     return predict_cases(
         loaded,
@@ -142,6 +146,7 @@ def predict(
         out=Path(out),
         regions=regions,
         probabilities=probabilities,
+        extras=extras,
         overwrite=overwrite,
         device=device,
         emit=on_event,

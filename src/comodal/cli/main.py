@@ -23,6 +23,7 @@ from comodal.cli.console import Console
 from comodal.cli.convert import convert
 from comodal.cli.demo import demo
 from comodal.cli.evaluate import evaluate
+from comodal.cli.explain import explain
 from comodal.cli.index import index
 from comodal.cli.init import init
 from comodal.cli.join import join
@@ -51,6 +52,7 @@ COMMANDS: dict[str, tuple[Callable[..., Answer], str]] = {
     "train": (train, "Learn and predict"),
     "evaluate": (evaluate, "Learn and predict"),
     "predict": (predict, "Learn and predict"),
+    "explain": (explain, "Compare and show"),
     "report": (report, "Compare and show"),
     "study": (study, "Compare and show"),
     "reproduce": (reproduce, "Compare and show"),

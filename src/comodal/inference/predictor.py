@@ -102,13 +102,20 @@ def gaussian_weights(window: Sequence[int], weighted: Sequence[bool] | None = No
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """Where the windows of one case lie. Shapes have three axes; a window of a 2-D method has Z = 1."""
+class Windows:
+    """Where the windows of one case lie. Shapes have three axes; a window of a 2-D method has Z = 1.
+
+    Attributes:
+        shape: Voxels of the case.
+        window: Voxels of a window.
+        starts: First voxel of each window; negative where a window is larger than the case.
+        weights: (*window): what a window counts at each of its voxels.
+    """
 
     shape: Place
     window: Place
     starts: tuple[Place, ...]
-    weights: Tensor  # (*window)
+    weights: Tensor
 
     def inside(self, start: Place) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """The part of a window that lies in the volume: where in the volume, and where in the window."""
@@ -125,6 +132,20 @@ class _Windows:
             out[volume] += self.weights[window]
         return out
 
+    def add(self, total: Tensor, rows: Tensor, first: int) -> None:
+        """Adds what was found in some windows, times their weights, to maps of the case; divide by `total()` at the end.
+
+        Args:
+            total: (..., X, Y, Z), changed in place.
+            rows: (B, ..., *patch), the windows from number `first` on.
+            first: Which window the first row is.
+        """
+        every = (slice(None),) * (total.ndim - 3)
+        for row, start in zip(rows, self.starts[first : first + len(rows)], strict=True):
+            volume, window = self.inside(start)
+            row = row.reshape(*total.shape[:-3], *self.window)
+            total[every + volume] += (row * self.weights)[every + window]
+
 
 def _window(problem: Problem, modality: str) -> Place:
     """The patch of an image with three axes; Z = 1 where it is seen in 2-D."""
@@ -132,8 +153,12 @@ def _window(problem: Problem, modality: str) -> Place:
     return patch[0], patch[1], patch[2] if len(patch) == 3 else 1
 
 
-def _windows(problem: Problem, case: PreparedCase, overlap: float) -> _Windows | None:
-    """Where a segmentation lies: patches in 3-D, slices (or patches of slices) in 2-D. None for a classification."""
+def windows_of(problem: Problem, case: PreparedCase, overlap: float) -> Windows | None:
+    """Where a segmentation lies: patches in 3-D, slices (or patches of slices) in 2-D. None for a classification.
+
+    Raises:
+        ConfigError: The overlap is not in [0, 1).
+    """
     if not 0 <= overlap < 1:
         raise ConfigError(message("overlap", "be at least 0 and less than 1", overlap, do="0.5 is usual"))
     if problem.task == "classification":
@@ -143,7 +168,7 @@ def _windows(problem: Problem, case: PreparedCase, overlap: float) -> _Windows |
     axes = [window_starts(n, w, overlap) for n, w in zip(shape, window, strict=True)]
     overlapping = [any(b - a < w for a, b in itertools.pairwise(starts)) for starts, w in zip(axes, window, strict=True)]
     starts = tuple((x, y, z) for z in axes[2] for x in axes[0] for y in axes[1])  # Z last: patches of a slice lie together
-    return _Windows(shape, window, starts, torch.from_numpy(gaussian_weights(window, overlapping)))
+    return Windows(shape, window, starts, torch.from_numpy(gaussian_weights(window, overlapping)))
 
 
 def _sample(problem: Problem, case: PreparedCase, subset: Subset, *, start: Place | None) -> Sample:
@@ -167,15 +192,21 @@ def _sample(problem: Problem, case: PreparedCase, subset: Subset, *, start: Plac
     return Sample(id=case.case.id, group=case.case.group, inputs=inputs, affines=affines)
 
 
-def _batches(problem: Problem, case: PreparedCase, subset: Subset, windows: _Windows | None, size: int) -> Iterator[Batch]:
+def batches_of(problem: Problem, case: PreparedCase, subset: Subset, *, windows: Windows | None, size: int) -> Iterator[Batch]:
+    """The windows of a case in their order, `size` at a time, with exactly the modalities of `subset`; all on the CPU."""
     starts: Sequence[Place | None] = [None] if windows is None else windows.starts
     for first in range(0, len(starts), size):
         samples = [_sample(problem, case, subset, start=start) for start in starts[first : first + size]]
         yield collate(samples, problem.modalities, patch=problem.patches)
 
 
+def batch_size_of(problem: Problem) -> int:
+    """Windows or slices at once where nobody says how many: as many as have the voxels of one window of 64^3."""
+    return max(1, BATCH_VOXELS // math.prod(problem.patch or (1,)))
+
+
 @contextmanager
-def _evaluating(method: Method) -> Iterator[None]:
+def evaluating(method: Method) -> Iterator[None]:
     """Eval mode, and every part back in the mode in which it was: frozen parts of a training stay frozen."""
     modes = [(module, module.training) for module in method.modules()] if method.training else []
     method.eval()
@@ -189,7 +220,7 @@ def _evaluating(method: Method) -> Iterator[None]:
 class _Sums:
     """What the windows of one subset add up to: weighted maps of a segmentation, plain sums of everything else."""
 
-    def __init__(self, problem: Problem, windows: _Windows | None, total: Tensor | None, *, extras: bool) -> None:
+    def __init__(self, problem: Problem, windows: Windows | None, total: Tensor | None, *, extras: bool) -> None:
         self.problem, self.windows, self.total, self.extras = problem, windows, total, extras
         self.sums: dict[tuple[str, str], Tensor] = {}  # {("probabilities" or "extras", name): sum}
         self.maps: set[tuple[str, str]] = set()
@@ -217,11 +248,7 @@ class _Sums:
         if key not in self.sums:
             self.sums[key] = torch.zeros((*lead, *windows.shape))
             self.maps.add(key)
-        for row, start in zip(values, windows.starts[self.rows : self.rows + len(values)], strict=True):
-            volume, window = windows.inside(start)
-            row = row.reshape(*lead, *windows.window)
-            every = (slice(None),) * len(lead)
-            self.sums[key][every + volume] += (row * windows.weights)[every + window]
+        windows.add(self.sums[key], values, self.rows)
 
     @torch.no_grad()
     def means(self) -> CasePrediction:
@@ -237,7 +264,7 @@ class _Sums:
 @torch.no_grad()  # not inference_mode: what a method keeps from a validation must still be usable in training
 def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Device) -> CasePrediction:
     """One subset by `predict`."""
-    with _evaluating(method):
+    with evaluating(method):
         for batch in batches:
             sums.add(method.predict(batch.to(device)))
     return sums.means()
@@ -247,7 +274,7 @@ def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Dev
 def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mapping[Subset, _Sums], device: Device) -> None:
     """Several subsets at once: each window is encoded once per modality and decoded once per subset."""
     names = method.problem.names
-    with _evaluating(method):
+    with evaluating(method):
         for row in zip(*batches.values(), strict=True):
             features: dict[str, Features] = {}
             for name, batch in zip(batches, row, strict=True):
@@ -269,7 +296,7 @@ def can_predict(method: Method, subset: Iterable[str]) -> bool:
     return method.supports(names)
 
 
-def _checked(method: Method, case: PreparedCase, subsets: Iterable[Iterable[str]]) -> list[Subset]:
+def checked_subsets(method: Method, case: PreparedCase, subsets: Iterable[Iterable[str]]) -> list[Subset]:
     """The subsets in canonical order of names, each once; refused where a name is unknown, missing or not enough."""
     out: dict[Subset, None] = {}
     for wanted in subsets:
@@ -328,9 +355,9 @@ def predict_case(
         DataError: The case lacks a modality of a subset.
         UnsupportedSubset: The method cannot predict from a subset, or a segmentation has no image.
     """
-    wanted = _checked(method, case, subsets)
-    windows = _windows(method.problem, case, overlap)
-    size = batch_size or max(1, BATCH_VOXELS // math.prod(method.problem.patch or (1,)))
+    wanted = checked_subsets(method, case, subsets)
+    windows = windows_of(method.problem, case, overlap)
+    size = batch_size or batch_size_of(method.problem)
     return _predictions(method, case, wanted, windows, batch_size=size, extras=extras, device=device)
 
 
@@ -338,7 +365,7 @@ def _predictions(
     method: Method,
     case: PreparedCase,
     subsets: list[Subset],
-    windows: _Windows | None,
+    windows: Windows | None,
     *,
     batch_size: int,
     extras: bool,
@@ -348,7 +375,7 @@ def _predictions(
     total = windows.total() if windows is not None else None
 
     def batches(subset: Subset) -> Iterator[Batch]:
-        return _batches(problem, case, subset, windows, batch_size)
+        return batches_of(problem, case, subset, windows=windows, size=batch_size)
 
     if not method.encodes:
         for subset in subsets:

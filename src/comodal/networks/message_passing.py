@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv3d, conv_transpose2d, conv_transpose3d, softplus
 
-from comodal.information.variational import draw
 
 SLOPE = 0.01
 LIMIT = 10.0  # of the log variance: e^10 is far outside of what a filter learns, and its exponential stays finite
@@ -206,7 +205,7 @@ class Gate(nn.Module):
         for at, j in enumerate(columns):
             kappa = means[at]
             if noise is not None and log_variances:
-                kappa = draw(kappa, log_variances[at], noise=noise(j, kappa))
+                kappa = kappa + noise(j, kappa) * (0.5 * log_variances[at]).exp()
             there = heard[:, j].reshape(-1, *[1] * (kappa.ndim - 1))
             kappa = kappa if bool(heard[:, j].all()) else torch.where(there, kappa, 0.0)
             kappas.append(kappa if tap is None else tap(j, kappa))

@@ -36,7 +36,7 @@ def pick_device(device: str) -> str:
 
 
 def parse_subsets(text: str, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """From "all" or "flair,t1;t2" to subsets in canonical order.
+    """From "all", "complete" or "flair,t1;t2" to subsets in canonical order.
 
     Args:
         text: As typed.
@@ -51,6 +51,8 @@ def parse_subsets(text: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     every = list(all_subsets(names))
     if text == "all":
         return every
+    if text == "complete":
+        return every[-1:]
     wanted = set()
     for part in text.split(";"):
         members = [name.strip() for name in part.replace("+", ",").split(",") if name.strip()]
@@ -108,7 +110,7 @@ def evaluate_run(
     Args:
         run: Trained.
         split: One of the run's, or "all".
-        subsets: "all", or "flair,t1;t2".
+        subsets: "all", "complete" (all modalities together), or "flair,t1;t2".
         use: Only these modalities are read; None is all.
         cohort: Another cohort with the run's columns.
         device: "auto", "cpu" or "cuda".
@@ -250,11 +252,13 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def finished(run: Run, split: str) -> Results | None:
-    """The results of a run where it was trained, and evaluated on every subset, before."""
-    known = run.results(split) if (run.path / "weights.safetensors").is_file() else None
-    whole = {frozenset(subset) for subset in all_subsets(run.problem.names)}
-    return known if known is not None and {frozenset(row.present) for row in known.subsets} == whole else None
+def finished(run: Run, split: str, subsets: str = "all") -> Results | None:
+    """The results of a run where it was trained, and evaluated on these subsets, before."""
+    wanted = parse_subsets(subsets, run.problem.names)
+    name = name_of(run, split, wanted, use=run.problem.names)
+    known = run.results(name) if (run.path / "weights.safetensors").is_file() else None
+    rows = {frozenset(subset) for subset in wanted}
+    return known if known is not None and {frozenset(row.present) for row in known.subsets} == rows else None
 
 
 def run_folder(root: Path, label: str, *, seed: int, fold: int | None) -> Path:

@@ -1,0 +1,138 @@
+"""The weights of a split as a file of the run, `explain/<name>.json`: JSON both ways, schema 1. The page reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from comodal.data.atomic import replacing
+from comodal.errors import RunError, message
+from comodal.evaluation.results import Number
+from comodal.explain.explanation import Voxels
+from comodal.explain.weights import CaseWeights, mean_weights
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class WeightValue(_Strict):
+    """A weight over cases: its mean (None without a case), its interval (None for fewer than six patients), and n cases."""
+
+    value: Number = None
+    ci95: tuple[float, float] | None = None
+    n: int = Field(0, ge=0)
+
+
+class WeightRow(_Strict):
+    """One pair over the cases of the split.
+
+    Attributes:
+        primary, region: The pair.
+        weights: {auxiliary: mean weight}.
+        left_out: Cases that have this pair, but no weight of it: nothing of the region was found, or all heat is zero.
+    """
+
+    primary: str
+    region: str
+    weights: dict[str, WeightValue]
+    left_out: int = Field(0, ge=0)
+
+
+class CaseRow(_Strict):
+    """One pair of one case; a weight is None where the row has none, and an absent auxiliary has no entry."""
+
+    primary: str
+    region: str
+    weights: dict[str, Number]
+
+
+class CaseRows(_Strict):
+    """The pairs of one case."""
+
+    subject: str
+    rows: tuple[CaseRow, ...]
+
+
+class ExplainResults(_Strict):
+    """Complementary information weights of one run on one split.
+
+    Attributes:
+        schema_: Version of this format ("schema" in JSON).
+        explainer: Key of EXPLAINERS.
+        voxels: Over which voxels logits were summed; None where the explainer needs none.
+        split: Name of the split; after a dot, how it differs from the default (explainer, voxels, modalities).
+        rows: The table.
+        cases: The cases behind it; those without any row are those that were left out.
+    """
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    explainer: str
+    voxels: Voxels | None = None
+    split: str
+    rows: tuple[WeightRow, ...] = ()
+    cases: tuple[CaseRows, ...] = ()
+
+    @property
+    def auxiliaries(self) -> tuple[str, ...]:
+        """All auxiliaries, in the order that the rows agree on: each row lacks its own primary."""
+        found: list[str] = []
+        for row in self.rows:
+            for before, name in zip((None, *row.weights), row.weights, strict=False):
+                if name not in found:
+                    found.insert(0 if before is None else found.index(before) + 1, name)
+        return tuple(found)
+
+    def to_json(self) -> str:
+        """One JSON document; what is not a number is null."""
+        return self.model_dump_json(by_alias=True, indent=1)
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the JSON file whole or not at all, and makes its folder."""
+        with replacing(Path(path)) as file:
+            file.write((self.to_json() + "\n").encode())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ExplainResults:
+        """Reads a file of `save`.
+
+        Raises:
+            RunError: It is missing, or not of this schema.
+        """
+        path, do = Path(path), "Run `comodal explain RUN --split test --out DIR` again"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            text = message("explain", "be a readable file", error.strerror, file=str(path), do=do)
+            raise RunError(text) from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            got = f"{'.'.join(str(part) for part in first['loc']) or 'file'}: {first['msg']}"
+            raise RunError(message("explain", "follow schema 1", got, file=str(path), do=do)) from error
+
+
+def results_of(cases: Sequence[CaseWeights], *, explainer: str, voxels: Voxels | None, split: str) -> ExplainResults:
+    """The table of a split from its cases.
+
+    Args:
+        cases: One entry per explained case; one without weights for a case that could not be explained.
+        explainer: Key of EXPLAINERS.
+        voxels: Over which voxels logits were summed.
+        split: Its name.
+    """
+    rows = []
+    for (primary, region), means in mean_weights(cases).items():
+        shown = {name: WeightValue(value=m.value, ci95=m.ci95, n=m.n) for name, m in means.items()}
+        without = sum((primary, region) in case.left_out for case in cases)
+        rows.append(WeightRow(primary=primary, region=region, weights=shown, left_out=without))
+    every = [CaseRows(subject=case.subject, rows=case_rows(case)) for case in cases]
+    return ExplainResults(explainer=explainer, voxels=voxels, split=split, rows=tuple(rows), cases=tuple(every))
+
+
+def case_rows(case: CaseWeights) -> tuple[CaseRow, ...]:
+    """The rows of one case."""
+    return tuple(CaseRow(primary=p, region=r, weights=dict(row)) for (p, r), row in case.weights.items())
