@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from comodal.processes import alone, gather_rows, rows_of_processes, sum_over_processes, world_size
+from comodal.processes import alone, gather_rows, mean_over_processes, rows_of_processes, sum_over_processes, world_size
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = ((3, 1), (0, 2), (4, 0), (0, 0), (2, 2))  # items of each of two processes
 
 
 def test_one_process_sums_nothing() -> None:
@@ -27,6 +37,28 @@ def test_within_alone_no_other_process_is_asked(monkeypatch: pytest.MonkeyPatch)
     total = sum_over_processes(value)
     total.backward()
     assert float(total.detach()) == 6.0 and value.grad is not None and float(value.grad) == 3.0  # gradients are summed, too
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_where_all_make_the_same_of_a_sum_nothing_is_exchanged_on_the_way_back(
+    monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    asked: list[float] = []
+
+    def all_reduce(tensor: Tensor) -> None:
+        asked.append(float(tensor))
+        tensor.mul_(3)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    value = torch.tensor(2.0, requires_grad=True)
+    total = sum_over_processes(value, shared=shared)
+    total.square().backward()
+    assert float(total.detach()) == 6.0 and value.grad is not None and float(value.grad) == 3 * 2 * 6.0
+    assert asked == ([2.0] if shared else [2.0, 12.0])
+    with alone():
+        assert sum_over_processes(value, shared=shared) is value
 
 
 def test_alone_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +125,77 @@ def test_within_alone_rows_are_not_gathered(monkeypatch: pytest.MonkeyPatch) -> 
         sizes, place = rows_of_processes(2)
         assert (sizes, place) == ([2], 0) and gather_rows(value, sizes) is value
     assert not sent
+
+
+# ------------------------------------------------------------------------------------------------ means
+def test_the_mean_of_one_process_is_its_own() -> None:
+    value = torch.tensor(2.0, requires_grad=True)
+    assert mean_over_processes(value, 3) is value and mean_over_processes(value, 0) is value
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_a_mean_counts_as_much_as_its_items(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Two others hold 4 items together; the average over the three processes is the mean over all items."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(4))
+    value = torch.tensor(2.0, requires_grad=True)
+    found = mean_over_processes(value, count)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(2.0 * 3 * count / (count + 4))
+    assert value.grad is not None and float(value.grad) == pytest.approx(3 * count / (count + 4))
+    with alone():
+        assert mean_over_processes(value, count) is value
+
+
+def items(share: tuple[int, int], rank: int) -> Tensor:
+    """Those of one process, of which all have one list."""
+    start = sum(share[:rank])
+    return torch.arange(1.0, 9.0)[start : start + share[rank]]
+
+
+def work(rank: int, folder: Path) -> None:
+    """What two real processes make of shares of unequal size, one after the other."""
+    found: dict[str, Tensor] = {}
+    for at, share in enumerate(SHARES):
+        scale = torch.ones((), requires_grad=True)
+        mine = (scale * items(share, rank)).square()
+        mean = mean_over_processes(mine.mean() if len(mine) else mine.sum(), len(mine))
+        mean.backward()
+        assert scale.grad is not None
+        found |= {f"{at}.value": mean.detach().clone(), f"{at}.gradient": scale.grad}
+    save_file(found, folder / f"{rank}.safetensors")
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store, wait = f"file://{folder / 'store'}", timedelta(seconds=60)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=wait)
+    try:
+        work(rank, folder)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_average_to_the_mean_of_all(tmp_path: Path) -> None:
+    """Also where one, or both, have nothing: each enters, and nobody waits for ever."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "tests.test_processes"]
+    pair = [subprocess.Popen([*words, str(rank), str(tmp_path)], cwd=ROOT, env=environment) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=100) for process in pair] == [0, 0]
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    for at, share in enumerate(SHARES):
+        every = torch.cat([items(share, rank) for rank in range(2)])
+        expected = float(every.square().mean()) if len(every) else 0.0
+        assert sum(float(one[f"{at}.value"]) for one in found) / 2 == pytest.approx(expected)
+        assert sum(float(one[f"{at}.gradient"]) for one in found) / 2 == pytest.approx(2 * expected)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -196,7 +196,8 @@ class Prediction:
             "labels", "class" and "ordinal": they sum to one over K.
         used: (B, M) bool: the modalities on which each row rests; a subset of `present`. The user is told.
         extras: Further tensors by name, batch axis first (an uncertainty map, an embedding). Of a segmentation, those whose
-            last axes are the patch are put together from windows as the probabilities are; all others are averaged.
+            last axes are the patch are put together from windows as the probabilities are; all others are averaged. Several
+            channels before these axes are the classes of a target, where there are as many of them.
     """
 
     probabilities: Mapping[str, Tensor]
@@ -249,6 +250,7 @@ class MethodConfig(BaseModel):
     on_cpu: ClassVar[
         Mapping[str, Any]
     ] = {}  # keys that `comodal init` sets where there is no GPU, as the defaults cost too much
+    at_test: ClassVar[frozenset[str]] = frozenset()  # keys that no weight depends on: `comodal predict --set` may change them
 
 
 class OneStageConfig(MethodConfig):

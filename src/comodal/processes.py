@@ -50,24 +50,38 @@ class _Sum(torch.autograd.Function):
         return _summed(gradients[0])
 
 
+class _Shared(torch.autograd.Function):
+    """Its gradient is the same on every process, so that their sum is known without asking."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ARG004
+        return _summed(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        return gradients[0] * world_size()
+
+
 def _summed(value: Tensor) -> Tensor:
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
     return total
 
 
-def sum_over_processes(value: Tensor) -> Tensor:
+def sum_over_processes(value: Tensor, *, shared: bool = False) -> Tensor:
     """The sum over all processes, with gradient: the loss of each depends on the summands of all, so gradients are summed, too.
 
     Args:
         value: Of one shape on every process.
+        shared: Whether every process makes the same loss of the sum. Then nothing is exchanged on the way back, so that a
+            process whose summand has no gradient, since it has no rows, keeps nobody waiting.
 
     Returns:
         The sum; `value` itself where this process is alone.
     """
     if world_size() == 1:
         return value
-    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+    total: Tensor = (_Shared if shared else _Sum).apply(value)  # type: ignore[no-untyped-call]
     return total
 
 

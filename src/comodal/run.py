@@ -23,9 +23,9 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,7 +36,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from comodal.config import RunConfig, build_method, build_problem, read_yaml, validated
+from comodal.config import RunConfig, apply_overrides, build_method, build_problem, read_yaml, validated
 from comodal.data.atomic import replacing
 from comodal.data.cache import Cache
 from comodal.data.cohort import Cohort
@@ -244,6 +244,24 @@ class Run:
             raise RunError(message("weights", "fit the configuration", got, file=str(file), do=do))
         method.load_state_dict(weights)
         return method.to(device).eval()
+
+    def at_test(self, overrides: Sequence[str]) -> Run:
+        """The same run, with the same weights, under other settings of its method; nothing in the folder changes.
+
+        Args:
+            overrides: "method.samples=20", of keys that no weight depends on (`MethodConfig.at_test`).
+
+        Raises:
+            ConfigError: Another key, or a value that the method does not take.
+        """
+        free = sorted(f"method.{name}" for name in self.config.method_class().Config.at_test)
+        for item in overrides:
+            if item.partition("=")[0] not in free:
+                rule = f"name what {self.label} lets change once it is trained ({', '.join(free) or 'nothing'})"
+                do = f"For instance --set {free[0]}=..." if free else "Train it with the other value"
+                raise ConfigError(message("--set", rule, repr(item), do=do))
+        values = apply_overrides({"method": dict(self.config.method)}, overrides)
+        return replace(self, config=self.config.model_copy(update=values).resolved())
 
     def preparer(self, cohort: Cohort | None = None, *, cache: Path | None = None, targets: bool = True) -> Preparer:
         """Prepares cases of the run's cohort (or of another one) as in training.

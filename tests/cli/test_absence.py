@@ -27,8 +27,10 @@ TINY = [
     "--set=training.threads=1",
 ]
 FLAT = ("hemis",)
-# Negatives are other patients, so that two must be in a batch; experts of four sequences would be 15.
+# A pair of images that are used; negatives are other patients, so that two must be in a batch; experts of four sequences would
+# be 15.
 MORE = {
+    "ciml-shapes": ["--set=method.primary=flair", "--set=method.auxiliary=t1ce"],
     "cmim-seg": ["--set=training.batch_size=2", "--set=method.critic=[8]"],
     "mlp-fill": ["--set=method.fill_steps=2"],
     "unet-experts": ["--set=method.subsets=[[flair],[t1ce],[t1,t2]]"],

@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "hemis": {"width": 4, "front_width": 4},
     "u-hemis": {"width": 4, "levels": 2},
     "cmim-seg": {"width": 4, "levels": 2, "critic": (8, 8), "positions": 4},
+    "ciml": {"width": 4, "levels": 1, "rate": 5e-3},
+    "ciml-shapes": {"width": 4, "levels": 2},
 }
 FLAT = {"hemis"}
 # {method: {check: reason}}: what a paper's method cannot keep. A line that is no longer true fails.

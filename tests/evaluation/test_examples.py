@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,16 @@ from tests.inference.fakes import Mean, problem
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.preprocessing import Preparer, PreprocessingConfig
 from comodal.errors import RunError
-from comodal.evaluation.examples import Example, choose_cases, choose_subsets, load_examples, make_examples, save_examples
+from comodal.evaluation.examples import (
+    DRAWN,
+    Example,
+    choose_cases,
+    choose_subsets,
+    drawn_cases,
+    load_examples,
+    make_examples,
+    save_examples,
+)
 from comodal.evaluation.results import MetricValue, Results, SubsetResult
 from comodal.evaluation.subsets import evaluate
 from comodal.modality import subsets
@@ -49,13 +59,15 @@ def test_the_cases_worth_a_picture() -> None:
     assert choose_cases({}) == {}
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> list[Example]:
-    """Three cases whose b lies 0, 1 and 2 voxels off; the cube is largest in slice 5."""
+World: TypeAlias = tuple[Mean, Preparer, list[Case], Results]
+
+
+def build(tmp_path: Path, shifts: list[int]) -> World:
+    """Cases whose b lies some voxels off; the cube is largest in slice 5."""
     cases = []
-    for i in range(3):
+    for i, off in enumerate(shifts):
         cells = {}
-        for name, shift in (("a", 0), ("b", i), ("seg", 0)):
+        for name, shift in (("a", 0), ("b", off), ("seg", 0)):
             array = np.zeros((12, 10, 9), dtype=np.uint8)
             array[4 + shift : 8 + shift, 3:7, 3:7] = 1
             array[4 + shift : 8 + shift, 2:8, 5] = 1
@@ -70,7 +82,20 @@ def made(tmp_path: Path) -> list[Example]:
         cohort, PreprocessingConfig(normalise={"a": "none", "b": "none"}), modalities=("a", "b"), targets=["seg"]
     )
     results = evaluate(method, preparer, cases, subsets=subsets("ab"), seed=0, method_name="m", cohort_name="c", split="test")
+    return method, preparer, cases, results
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> list[Example]:
+    """Examples of three cases whose b lies 0, 1 and 2 voxels off."""
+    method, preparer, cases, results = build(tmp_path, [0, 1, 2])
     return make_examples(method, preparer, cases, results=results)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """More cases than are kept."""
+    return build(tmp_path, [0, 2, 1, 2, 0, 1, 2, 0])
 
 
 def test_best_median_and_worst_are_predicted_again(made: list[Example]) -> None:
@@ -89,6 +114,25 @@ def test_best_median_and_worst_are_predicted_again(made: list[Example]) -> None:
     assert np.array_equal(worst.predictions["a+b"], worst.predictions["a"] | worst.predictions["b"])
     assert np.array_equal(worst.image, worst.truth[0])
     assert (worst.classes, worst.aspect) == (("WT",), 2.0)
+
+
+def test_drawn_cases_depend_on_names_alone() -> None:
+    names = [f"p{i}" for i in range(40)]
+    drawn = drawn_cases(names)
+    assert len(drawn) == DRAWN and drawn == drawn_cases(reversed(names))
+    assert drawn == drawn_cases([name for name in names if name in drawn or name > "p2"])  # others may come and go
+    assert drawn_cases(["p1"]) == ["p1"] and drawn_cases([]) == []
+
+
+def test_drawn_cases_are_seen_with_all_modalities(world: World) -> None:
+    method, preparer, cases, results = world
+    made = make_examples(method, preparer, cases, results=results)
+    assert [example.role for example in made] == ["best", "median", "worst", *["drawn"] * (len(made) - 3)]
+    drawn = set(drawn_cases(case.id for case in cases))
+    ranked = {example.subject for example in made[:3]}
+    assert {example.subject for example in made[3:]} == drawn - ranked and drawn - ranked
+    for example in made[3:]:
+        assert list(example.predictions) == ["a+b"] and list(example.dsc) == ["a+b"]
 
 
 def test_files_both_ways(made: list[Example], tmp_path: Path) -> None:

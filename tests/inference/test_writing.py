@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,16 @@ from comodal.data.grid import Grid
 from comodal.data.preprocessing import Preparer, PreprocessingConfig
 from comodal.errors import DataError
 from comodal.inference.predictor import predict_case
-from comodal.inference.writing import SUFFIXES, codes_of, names_of, on_grid, to_label_map, to_masks, write_prediction
+from comodal.inference.writing import (
+    SUFFIXES,
+    channel_names,
+    codes_of,
+    names_of,
+    on_grid,
+    to_label_map,
+    to_masks,
+    write_prediction,
+)
 from comodal.modality import Target
 
 SEG = Target("seg", "regions", ("WT", "ET"), ((1, 4), (4,)), (2, 4))
@@ -49,7 +59,7 @@ def save_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     image.to_filename(path)
 
 
-def written(root: Path, *, config: PreprocessingConfig, dims: int = 3, name: str = "a.nii.gz", **options: bool) -> list[Path]:
+def written(root: Path, *, config: PreprocessingConfig, dims: int = 3, name: str = "a.nii.gz", **options: Any) -> list[Path]:
     """One case predicted from `a` alone: the probability is the image itself."""
     there, case = cohort(root, {"a": name, "b": "never_opened.nii.gz"}, dims=dims)
     preparer = Preparer(there, config, modalities=("a", "b"), targets=(), spatial_dims=dims)
@@ -188,3 +198,39 @@ def test_the_names_are_known_before_anything_is_written(tmp_path: Path) -> None:
         assert all(f.name.endswith(SUFFIXES) for f in files)
     assert names_of("7", [Target("organs", "labels", ("a/b", "c"))], regions=True) == ["7_organs", "7_organs_a-b", "7_organs_c"]
     assert names_of("7", [Target("grade", "class", ("low", "high"))], regions=True) == []
+
+
+def test_channels_are_classes_where_there_are_as_many() -> None:
+    core = Target("core", "regions", ("TC", "N/A"))
+    assert channel_names("u", (2,), [SEG]) == ["u_WT", "u_ET"]
+    assert channel_names("u", (2,), [SEG, core]) == ["u_1", "u_2"]  # nothing says whose
+    assert channel_names("u_core", (2,), [SEG, core]) == ["u_core_TC", "u_core_N-A"]
+    assert channel_names("u", (3,), [ORGANS, SEG]) == ["u_background", "u_liver", "u_spleen"]
+    assert channel_names("u", (2, 2), [SEG]) == ["u_1_1", "u_1_2", "u_2_1", "u_2_2"]
+    assert channel_names("u", (), [SEG]) == channel_names("u", (1,), [SEG]) == ["u"]
+    assert channel_names("u", (2,), [Target("grade", "class", ("low", "high"))]) == ["u_1", "u_2"]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_extras_lie_on_the_voxels_of_the_input(tmp_path: Path, frame: str) -> None:
+    image = blob((6, 7, 8))
+    save_nifti(tmp_path / "a.nii.gz", image, FRAMES[frame])
+    there, case = cohort(tmp_path, {"a": "a.nii.gz"})
+    prepared = Preparer(there, NATIVE, modalities=("a",), targets=()).case(case, with_targets=False)
+    assert prepared.grid is not None
+    own = prepared.images["a"][0]
+    extras = {"heat/x": np.stack([own, -own]), "vector": np.zeros(3, np.float32)}
+    targets = [Target("seg", "regions", ("WT", "ET"))]
+    found = {"seg": np.stack([own, own])}
+    done = write_prediction(
+        there, case, found, grid=prepared.grid, targets=targets, used=["a"], out=tmp_path / "out", extras=extras
+    )
+    assert [f.relative_to(tmp_path / "out").as_posix() for f in done.files] == [
+        "007_seg.nii.gz",
+        "extras/007_heat-x_WT.nii.gz",
+        "extras/007_heat-x_ET.nii.gz",
+    ]
+    for sign, file in zip((1, -1), done.files[1:], strict=True):
+        out, source = nib.Nifti1Image.from_filename(file), nib.Nifti1Image.from_filename(tmp_path / "a.nii.gz")
+        assert np.array_equal(out.affine, source.affine)
+        assert np.asarray(out.dataobj) == pytest.approx(sign * image, abs=1e-6)

@@ -126,6 +126,22 @@ def test_draws_carry_gradient_to_mean_and_variance() -> None:
     )
 
 
+def test_noise_may_be_given() -> None:
+    """One noise for all rows; nothing is drawn, so that the generator of everything else stays where it was."""
+    mean, log_variance = normal(9, 4, 3).requires_grad_(), normal(10, 4, 3).requires_grad_()
+    noise, before = normal(11, 3), torch.get_rng_state()
+    drawn = draw(mean, log_variance, noise=noise)
+    assert torch.equal(drawn, mean + noise * torch.exp(0.5 * log_variance)) and torch.equal(torch.get_rng_state(), before)
+    of_mean, of_variance = torch.autograd.grad(drawn.sum(), (mean, log_variance))
+    assert (of_mean == 1).all()
+    torch.testing.assert_close(of_variance, 0.5 * noise * torch.exp(0.5 * log_variance), rtol=1e-14, atol=0)
+    assert torch.equal(draw(mean, log_variance, noise=torch.zeros(1)), mean)
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    assert torch.equal(draw(mean, log_variance, noise=noise, generator=generator), drawn)
+    assert torch.equal(generator.get_state(), state)
+
+
 def test_without_variance_a_draw_is_its_mean() -> None:
     mean = normal(8, 4)
     assert torch.equal(draw(mean, torch.full_like(mean, -math.inf)), mean)

@@ -54,7 +54,7 @@ def test_a_study_has_every_section(html: str) -> None:
     assert "left out where truth or prediction is empty" in found.text  # the convention of HD95
     assert "Isensee et al. (2021)" in found.text  # environment.json goes before the table of methods
     assert found.tags["svg"] == 2
-    assert found.tags["img"] == 2
+    assert found.tags["img"] == 3  # each method, and both side by side
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_can_run(html: str) -> None:

@@ -30,6 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ("text", "expected"),
     [
         ("all", [("flair",), ("t1",), ("t2",), ("flair", "t1"), ("flair", "t2"), ("t1", "t2"), ("flair", "t1", "t2")]),
+        ("complete", [("flair", "t1", "t2")]),
         ("t2,flair;t1", [("t1",), ("flair", "t2")]),
         ("t1+flair", [("flair", "t1")]),
         (" t1 , t1 ; ; t1", [("t1",)]),
@@ -120,6 +121,14 @@ def test_an_evaluation_in_part_takes_the_place_of_nothing(run: Run) -> None:
     assert {path: path.read_bytes() for path in written} == written
     assert finished(run, "test") == whole
     assert evaluate_run(run, use=["b", "a"], subsets="a;b;b,a", device="cpu").split == "test"  # all there is
+
+
+def test_the_complete_set_alone_is_finished_by_itself(run: Run) -> None:
+    assert finished(run, "test", "complete") is None
+    found = evaluate_run(run, subsets="complete", device="cpu", examples=False)
+    assert found.split == "test.subsets-a+b" and [row.present for row in found.subsets] == [("a", "b")]
+    assert finished(run, "test", "complete") == found
+    (run.path / "results" / f"{found.split}.json").unlink()  # the run is shared
 
 
 def test_a_result_that_lacks_subsets_is_not_finished(run: Run) -> None:

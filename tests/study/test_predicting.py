@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from PIL import Image
 
 from comodal import api
+from comodal.cli.main import main
 from comodal.config import RunConfig, build_method, validated
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.normalisation import CtNumbers, Fitted
 from comodal.errors import ConfigError, DataError, UserError
+from comodal.inference.predictor import predict_case
 from comodal.run import Run, save_weights
 from comodal.study.evaluating import evaluate_run
 
@@ -53,11 +56,13 @@ def cohort(root: Path, *specs: ModalitySpec | TargetSpec, cases: int = 2) -> Coh
     return Cohort.build(meta, [Case.build(f"p{k}", cells=row) for k, row in enumerate(cells)], root)
 
 
-def made_run(folder: Path, own: Cohort, *, fitted: Fitted | None = None, **data: Any) -> Run:
+def made_run(
+    folder: Path, own: Cohort, *, fitted: Fitted | None = None, method: dict[str, Any] | None = None, **data: Any
+) -> Run:
     """A run of a network that never learned, as training leaves it."""
     values = {
         "cohort": "cohort.csv",
-        "method": {"name": "unet", "width": 2, "levels": 2},
+        "method": method or {"name": "unet", "width": 2, "levels": 2},
         "data": {"spatial_dims": 3, "patch": [8, 8, 4], **data},
         "training": {"overlap": 0.0},
     }
@@ -335,3 +340,157 @@ def test_a_gpu_that_is_not_there_is_one_message(run: Run, tmp_path: Path) -> Non
             work()
         assert str(caught.value) == text
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------- extras
+OBLIQUE = np.array([[-0.9, -0.3, 0.1, 12], [0.25, -0.95, -0.2, -40], [-0.05, 0.2, 1.9, 7], [0, 0, 0, 1.0]])
+
+
+def ciml_run(root: Path) -> Run:
+    """Segmentors of a and b that never learned; the images lie obliquely, in an order of axes that is not RAS."""
+    files(root / "own")
+    for k in range(2):
+        for name in ("a", "b", "seg"):
+            path = root / "own" / f"p{k}_{name}.nii.gz"
+            nib.save(nib.Nifti1Image(np.asarray(nib.Nifti1Image.from_filename(path).dataobj), OBLIQUE), path)
+    return made_run(root / "run", cohort(root / "own", A, B, SEG), method={"name": "ciml", "width": 2, "levels": 1})
+
+
+def voxels(path: Path) -> np.ndarray:
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
+
+
+def test_uncertainty_of_a_trained_run_in_the_geometry_of_the_input(tmp_path: Path) -> None:
+    run = ciml_run(tmp_path)
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    inputs = {name: tmp_path / "own" / f"p0_{name}.nii.gz" for name in "ab"}
+    more: dict[str, Any] = {"inputs": inputs, "subject": "x", "device": "cpu", "extras": True}
+    (written,) = api.predict(run.path, out=tmp_path / "out", overrides=["method.samples=3"], **more)
+    names = ["x_seg.nii.gz", "extras/x_uncertainty_WT.nii.gz", "extras/x_uncertainty_ET.nii.gz"]
+    assert [file.relative_to(tmp_path / "out").as_posix() for file in written.files] == names
+    method = run.at_test(["method.samples=3"]).method()
+    case = run.preparer(targets=False).case(run.cohort.case("p0"), with_targets=False)
+    ((_, found),) = predict_case(method, case, subsets=["ab"], overlap=0.0, extras=True)
+    for k, file in enumerate(written.files[1:]):
+        image, source = nib.Nifti1Image.from_filename(file), nib.Nifti1Image.from_filename(inputs["a"])
+        assert image.shape == source.shape and np.array_equal(image.affine, source.affine)
+        expected = found.extras["uncertainty"][k][::-1, ::-1]  # RAS against the file's own axes
+        assert np.allclose(voxels(file), expected, atol=1e-7) and voxels(file).max() > 0
+    assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+    (plain,) = api.predict(run.path, out=tmp_path / "plain", **more | {"extras": False})
+    assert [file.name for file in plain.files] == ["x_seg.nii.gz"] and not (tmp_path / "plain" / "extras").exists()
+
+
+def test_the_command_takes_extras_and_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ciml_run(tmp_path)
+    words = ["predict", str(run.path), "--input", f"a={tmp_path / 'own' / 'p0_a.nii.gz'}", "--out", str(tmp_path / "out")]
+    assert main([*words, "--device", "cpu", "--extras", "--set", "method.samples=2", "--json"]) == 0
+    (written,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert [Path(file).name for file in written["files"][1:]] == [f"prediction_uncertainty_{k}.nii.gz" for k in ("WT", "ET")]
+    assert main([*words, "--set", "method.width=3", "--overwrite"]) == 2
+    assert "lets change once it is trained (method.nested, method.samples)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_says_nothing_besides_is_told_and_no_error(run: Run, tmp_path: Path) -> None:
+    said: list[Any] = []
+    more: dict[str, Any] = {
+        "inputs": {"a": tmp_path / "own" / "p0_a.nii.gz"},
+        "extras": True,
+        "device": "cpu",
+        "on_event": said.append,
+    }
+    (written,) = api.predict(run, out=tmp_path / "out", **more)
+    (silent,) = api.predict(ciml_run(tmp_path / "ciml"), out=tmp_path / "ciml-out", **more)
+    assert len(written.files) == len(silent.files) == 1
+    how = "--set method.nested or method.samples may change that"
+    assert [event.text for event in said if hasattr(event, "level")] == [
+        "unet says nothing besides its probabilities: there are no extras",
+        f"ciml says nothing besides its probabilities, as it is set; {how}: there are no extras",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("method.width=3", r"--set must name what ciml lets change once it is trained \(method.nested, method.samples\); got"),
+        ("training.seed=1", r"For instance --set method.nested=..."),
+        ("method.samples", r"must be of the form a.b=value"),
+        ("method.samples=-1", r"method.samples must be greater than or equal to 0; got -1"),
+        ("method.nested=[XX]", r"method.nested must name regions of the targets; got XX"),
+    ],
+)
+def test_only_what_no_weight_depends_on_can_be_set(tmp_path: Path, override: str, text: str) -> None:
+    run = ciml_run(tmp_path)
+    inputs = {"a": tmp_path / "own" / "p0_a.nii.gz"}
+    with pytest.raises(ConfigError, match=text):
+        api.predict(run, inputs=inputs, out=tmp_path / "out", overrides=[override], device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_of_the_test_changes_the_prediction_and_no_weight(tmp_path: Path) -> None:
+    run = ciml_run(tmp_path)
+    other = run.at_test(["method.nested=[ET, WT]", "method.samples=2"])
+    assert other.path == run.path and run.config.method["samples"] == 0
+    assert other.config.method | {"samples": 0, "nested": []} == run.config.method
+    one, two = run.method().state_dict(), other.method().state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    plain = made_run(tmp_path / "unet", run.cohort)
+    with pytest.raises(ConfigError, match=r"what unet lets change once it is trained \(nothing\).* Train it with the other"):
+        plain.at_test(["method.width=3"])
+
+
+def test_extras_that_are_no_maps(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def predictions(method: Any, case: Any, **more: Any) -> Any:
+        ((subset, found),) = predict_case(method, case, **more)
+        extras: dict[str, Any] = {"temperature": np.float32(1.5).reshape(()), "odd": np.array([0.5, np.nan], np.float32)}
+        maps = {"kappa": np.zeros((3, *SHAPE), np.float32), "nats": np.ones((1, *SHAPE), np.float32)}
+        yield subset, replace(found, extras=extras | maps | {"embedding": np.zeros(65, np.float32)})
+
+    monkeypatch.setattr("comodal.study.predicting.predict_case", predictions)
+    said: list[Any] = []
+    more: dict[str, Any] = {"out": tmp_path / "out", "device": "cpu", "extras": True, "on_event": said.append}
+    csv = cohort(tmp_path / "own", A, B).save(tmp_path / "new.csv")
+    written = api.predict(run, cohort=csv, **more)
+    assert [file.name for file in written[1].files] == [
+        "p1_seg.nii.gz",
+        *(f"p1_kappa_{k}.nii.gz" for k in (1, 2, 3)),
+        "p1_nats.nii.gz",
+        "numbers.json",
+    ]
+    one = {"temperature": 1.5, "odd": [0.5, None]}
+    assert json.loads((tmp_path / "out" / "extras" / "numbers.json").read_text()) == {"p0": one, "p1": one}
+    assert [e.text for e in said if hasattr(e, "level")] == ["not written: embedding, 65 numbers for a case"]
+
+
+def test_the_folder_of_extras_is_free_or_ours(tmp_path: Path) -> None:
+    run = ciml_run(tmp_path)
+    csv = cohort(tmp_path / "own", A, B).save(tmp_path / "new.csv")
+    more: dict[str, Any] = {"cohort": csv, "device": "cpu", "extras": True, "overrides": ["method.samples=2"]}
+    out = tmp_path / "out"
+    (out / "extras").mkdir(parents=True)  # an empty one is free
+    assert len(api.predict(run, out=out, **more)) == 2
+    for file in out.glob("*.nii.gz"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"the folder of extras must be a new one; got one that is there .*add --overwrite"):
+        api.predict(run, out=out, **more)
+    assert not list(out.glob("*.nii.gz"))  # nothing has been written
+    assert len(api.predict(run, out=out, overwrite=True, **more)) == 2
+    (tmp_path / "new").mkdir()
+    (tmp_path / "own").rename(tmp_path / "new" / "extras")
+    csv = cohort(tmp_path / "new" / "extras", A, B).save(tmp_path / "newer.csv")
+    with pytest.raises(ConfigError, match=r"the folder of extras must be a new one; got one with files of the cohort"):
+        api.predict(run, out=tmp_path / "new", overwrite=True, **more | {"cohort": csv})
+    assert not list((tmp_path / "new").glob("*.nii.gz"))
+
+
+def test_information_of_the_second_image(tmp_path: Path) -> None:
+    files(tmp_path / "own")
+    how = {"name": "ciml-shapes", "width": 2, "levels": 2}
+    run = made_run(tmp_path / "run", cohort(tmp_path / "own", A, B, SEG), method=how)
+    inputs = {name: tmp_path / "own" / f"p0_{name}.nii.gz" for name in "ab"}
+    more: dict[str, Any] = {"extras": True, "overrides": ["method.samples=2"], "device": "cpu"}
+    (written,) = api.predict(run, inputs=inputs, out=tmp_path / "out", **more)
+    assert [file.name for file in written.files[1:]] == ["prediction_kappa.nii.gz", "prediction_nats.nii.gz"]
+    assert voxels(written.files[2]).min() >= 0 and voxels(written.files[2]).max() > 0
+    (alone,) = api.predict(run, inputs={"a": inputs["a"]}, out=tmp_path / "alone", **more)
+    assert voxels(alone.files[2]).max() == 0  # without the second image there is nothing to tell

@@ -30,6 +30,13 @@ def predict(
     use: Use = None,
     regions: Annotated[bool, typer.Option("--regions", help="Also write one map for each region.")] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities.")] = False,
+    extras: Annotated[
+        bool, typer.Option("--extras", help="Also write what else the method says, such as maps of uncertainty.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change what no weight depends on, e.g. method.samples=20."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace earlier predictions; files of a cohort never are.")
     ] = False,
@@ -58,6 +65,8 @@ def predict(
         out=out,
         regions=regions,
         probabilities=probabilities,
+        extras=extras,
+        overrides=set_ or (),
         overwrite=overwrite,
         device=device,
         on_event=console.on_event,

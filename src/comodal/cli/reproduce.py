@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from comodal.cli.answer import Answer
 from comodal.cli.console import Console
 from comodal.cli.options import known_name
-from comodal.study.published import TABLES
+from comodal.study.published import known_tables
 
-_KNOWN = "; ".join(f"{name}: {table.title}. {table.caption}" for name, table in TABLES.items())
+if TYPE_CHECKING:
+    from comodal.reporting.reproduction import AnyReproduction
+
+_KNOWN = "; ".join(f"{name}: {table.title}" for name, table in known_tables().items())
 
 
 def reproduce(
@@ -28,13 +31,14 @@ def reproduce(
 
     DIR/study.yaml can be changed before another call; it is then used as it is.
     """
-    known_name(name, TABLES, owner="TABLE", kind="table")
+    known_name(name, known_tables(), owner="TABLE", kind="table")
     from comodal import api
 
     found = api.reproduce(name, out=out, data=data, on_event=console.on_event)
     table = found.table
     files = {"study": out / "study.yaml", "reproduction": out / "reproduction.md", "table": out / "table.md"}
     files |= {path.stem: path for path in found.study.further_tables.values()}
+    files |= {path.stem: path for path in sorted(out.glob("shapes-*.png"))}
     files["page"] = out / "page.html"
     document = {
         "table": name,
@@ -42,17 +46,30 @@ def reproduce(
         "caption": table.caption,
         "source": table.source,
         "remarks": table.remarks,
-        "metric": table.metric,
-        "unit": table.unit,
+        **_of_kind(found),
         "cohort": found.cohort,
         "synthetic": found.synthetic,
         "same_data": found.same_data,
         "cases": found.cases,
         "published_cases": table.cases,
-        "difference": f"{table.subject} - method",
         "lines": found.lines,
         "runs": found.study.runs,
         "files": files,
     }
     show = [f"Published numbers beside ours: {files['reproduction']}", f"Open the page in a browser: {files['page']}"]
     return Answer(document, show=show)
+
+
+def _of_kind(found: AnyReproduction) -> dict[str, Any]:
+    """What only tables of one kind have."""
+    from comodal.study.reproducing import Reproduction
+    from comodal.study.variants import VariantReproduction
+
+    if isinstance(found, Reproduction):
+        table = found.table
+        return {"metric": table.metric, "unit": table.unit, "difference": f"{table.subject} - method"}
+    own = {"statement": found.table.statement, "otherwise": found.otherwise, "difference": f"method - {found.study.reference}"}
+    if isinstance(found, VariantReproduction):
+        return own | {"empties": found.empties}
+    pair = dict(zip(("primary", "auxiliary"), found.pair, strict=True))
+    return {"statement": own["statement"], "otherwise": own["otherwise"], **pair, "ceiling": found.ceiling}

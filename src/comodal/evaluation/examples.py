@@ -1,4 +1,4 @@
-"""A few predictions for the page: the best, the median and the worst case, one slice each, from several subsets.
+"""A few predictions for the page: the best, the median and the worst case, and two that are drawn, one slice each.
 
 A folder of examples holds `examples.json` and one `<number>.npz` of arrays for each. Reading it runs no code.
 
@@ -7,6 +7,7 @@ Axis letters: S subsets, K classes, X Y voxels of a slice along Z.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -33,6 +34,7 @@ from comodal.modality import Target, subset_name
 
 SCORE = "DSC/mean"
 MAX_SUBSETS = 4
+DRAWN = 2  # cases for the comparison of methods
 MAX_BYTES = 256 * 2**20  # of one example, unpacked
 
 
@@ -101,6 +103,17 @@ def choose_cases(scores: Mapping[str, float]) -> dict[str, str]:
     return {role: chosen[role] for role in roles if role in chosen}
 
 
+def drawn_cases(cases: Iterable[str]) -> list[str]:
+    """Two cases that no method has chosen: those whose names have the least hashes.
+
+    Methods that are tested on the same cases draw the same ones, so that their predictions can be shown side by side.
+
+    >>> drawn_cases(["p1", "p2", "p3", "p4"]) == drawn_cases(["p4", "p3", "p2", "p1"])
+    True
+    """
+    return sorted(cases, key=lambda case: hashlib.sha256(case.encode()).hexdigest())[:DRAWN]
+
+
 def make_examples(
     method: Method,
     preparer: Preparer,
@@ -110,9 +123,10 @@ def make_examples(
     device: Device = "cpu",
     overlap: float = 0.5,
 ) -> list[Example]:
-    """Predicts the best, the median and the worst case again, and keeps one slice of each.
+    """Predicts the best, the median and the worst case again, and two that are drawn, and keeps one slice of each.
 
-    The slice is the one with most of the truth (of the prediction, where the truth is empty).
+    Those that are drawn are seen through the fullest subset alone. The slice is the one with most of the truth (of the
+    prediction, where the truth is empty).
 
     Args:
         method: On `device`.
@@ -123,7 +137,7 @@ def make_examples(
         overlap: Of windows, as in that evaluation: else masks and numbers would not agree.
 
     Returns:
-        At most three examples of the first target of segmentation; none where there is no such target or no score.
+        At most five examples of the first target of segmentation; none where there is no such target or no score.
     """
     target = next((t for t in method.problem.targets if t.is_segmentation), None)
     subsets = choose_subsets(results)
@@ -131,12 +145,13 @@ def make_examples(
         return []
     by_id = {case.id: case for case in cases}
     scores = {case: value for case, value in results.case_values(SCORE, subsets[-1]).items() if case in by_id}
+    ranked = choose_cases(scores)
+    wanted = [(role, case, subsets) for role, case in ranked.items()]
+    wanted += [("drawn", case, subsets[-1:]) for case in drawn_cases(scores) if case not in ranked.values()]
     made = []
-    for role, case in choose_cases(scores).items():
-        dsc = {subset_name(s): results.case_values(SCORE, s).get(case) for s in subsets}
-        made.append(
-            _example(method, preparer, by_id[case], target, subsets, role=role, dsc=dsc, device=device, overlap=overlap)
-        )
+    for role, case, seen in wanted:
+        dsc = {subset_name(s): results.case_values(SCORE, s).get(case) for s in seen}
+        made.append(_example(method, preparer, by_id[case], target, seen, role=role, dsc=dsc, device=device, overlap=overlap))
     return made
 
 

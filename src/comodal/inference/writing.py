@@ -21,6 +21,7 @@ from comodal.modality import Target
 
 Map = NDArray[np.float32]
 SUFFIXES = (".nii.gz", ".png", ".tif")  # that a prediction may get; which one, only its input's file tells
+EXTRAS = "extras"  # folder, beside the predictions, of what else a method says
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Written:
     Attributes:
         subject: The id of the case.
         used: The modalities from which it was predicted.
-        files: All files, label maps first.
+        files: All files, label maps first, extras last.
     """
 
     subject: str
@@ -161,6 +162,42 @@ def _class_name(stem: str, name: str) -> str:
     return f"{stem}_{name.replace('/', '-')}"
 
 
+def is_map(values: NDArray[np.float32], grid: Grid) -> bool:
+    """Whether an extra says something about each voxel.
+
+    Args:
+        values: Of `CasePrediction.extras`.
+        grid: Of the case.
+    """
+    return values.ndim >= 3 and values.shape[-3:] == grid.shape
+
+
+def channel_names(extra: str, lead: tuple[int, ...], targets: Iterable[Target]) -> list[str]:
+    """What the maps of an extra are called, one for each of its channels.
+
+    Args:
+        extra: Its name.
+        lead: The axes before the voxels.
+        targets: Of the method. Several channels are the classes of the one that has as many; where two do, of the one with
+            which the name of the extra ends.
+
+    Returns:
+        One name for each channel, in C order: "uncertainty_WT", or with numbers from 1 on where they are not classes.
+
+    >>> seg = Target("seg", "regions", ("WT", "ET"))
+    >>> channel_names("uncertainty", (2,), [seg]), channel_names("nats", (1,), [seg]), channel_names("kappa", (3,), [seg])
+    (['uncertainty_WT', 'uncertainty_ET'], ['nats'], ['kappa_1', 'kappa_2', 'kappa_3'])
+    """
+    count = int(np.prod(lead, dtype=int))
+    if count == 1:
+        return [extra]
+    fitting = [target for target in targets if target.is_segmentation and (len(target.classes),) == lead]
+    fitting = fitting if len(fitting) < 2 else [t for t in fitting if extra.endswith(f"_{t.name}")]
+    if len(fitting) == 1:
+        return [_class_name(extra, name) for name in fitting[0].classes]
+    return ["_".join([extra, *(str(number + 1) for number in place)]) for place in np.ndindex(lead)]
+
+
 def write_prediction(
     cohort: Cohort,
     case: Case,
@@ -172,11 +209,13 @@ def write_prediction(
     out: Path,
     regions: bool = False,
     as_probabilities: bool = False,
+    extras: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Written:
     """Writes the segmentations of one case on the voxels of the first image that was used, in that image's file geometry.
 
     Files are `<out>/<case>_<target>` with the suffix of the input's format, then `<case>_<target>_<class>` for region maps and
-    `<case>_<target>_<class>_probability`. Each appears whole or not at all.
+    `<case>_<target>_<class>_probability`, and `extras/<case>_<extra>` with `_<class>` or `_<number>` where it has several
+    channels. Each appears whole or not at all.
 
     Args:
         cohort: Says where the input is; only that one file is read.
@@ -188,6 +227,7 @@ def write_prediction(
         out: Folder; it is made.
         regions: Write each class as a map of 0 and 1, too.
         as_probabilities: Write each class's probability, too.
+        extras: {name: (..., X, Y, Z)} on `grid`, written as they are; what is no map of `grid` is left out.
 
     Returns:
         What was written.
@@ -210,4 +250,9 @@ def write_prediction(
                 files.append(write_volume(np.asarray(mask, dtype=np.uint8), geometry, out / name))
             if as_probabilities:
                 files.append(write_volume(p, geometry, out / f"{name}_probability"))
+    for extra, values in (extras or {}).items():
+        if is_map(values, grid):
+            channels = on_grid(values.reshape(-1, *grid.shape), grid, native)
+            for name, one in zip(channel_names(extra, values.shape[:-3], targets), channels, strict=True):
+                files.append(write_volume(one, geometry, out / EXTRAS / f"{case.id}_{name.replace('/', '-')}"))
     return Written(case.id, tuple(m.name for m in cohort.modalities if m.name in set(used)), tuple(files))

@@ -93,6 +93,24 @@ METHODS: dict[str, Entry] = {
         citation="Sylvain, Dutil, Berthier, Di Jorio, Luck, Hjelm, Bengio (2021). CMIM: Cross-Modal Information Maximization "
         "for Medical Imaging. ICASSP, arXiv:2010.10593.",
     ),
+    "ciml": Entry(
+        path="comodal.methods.ciml:CIML",
+        summary="A segmentor per modality, which takes from the others only what its own lacks (CIML), with maps of it.",
+        tasks=("segmentation",),
+        at_training="any images; those that a case has",
+        at_test="any non-empty subset; without spare heads, an owner of each region",
+        citation="Shen, Li, Chen, Wang, Zhu, Li, Wang, Jin (2024). Complementary Information Mutual Learning for Multimodality "
+        "Medical Image Segmentation. arXiv:2401.02717.",
+    ),
+    "ciml-shapes": Entry(
+        path="comodal.methods.ciml_shapes:CIMLShapes",
+        summary="The verification task of CIML: a map of what an auxiliary image adds to a primary one; 2-D and 3-D.",
+        tasks=("segmentation",),
+        at_training="two images, a primary and an auxiliary one; cases that have the primary",
+        at_test="the primary image, with or without the auxiliary",
+        citation="Shen, Li, Chen, Wang, Zhu, Li, Wang, Jin (2024). Complementary Information Mutual Learning for Multimodality "
+        "Medical Image Segmentation. arXiv:2401.02717.",
+    ),
 }
 
 

@@ -86,6 +86,7 @@ class CIMLConfig(OneStageConfig):
     nested: tuple[str, ...] = Field((), description="regions from the inside out that must contain each other, as [ET, TC, WT]")
 
     on_cpu: ClassVar[Mapping[str, Any]] = {"width": 8}
+    at_test: ClassVar[frozenset[str]] = frozenset({"samples", "nested"})
 
 
 class CIML(Method):
@@ -97,7 +98,7 @@ class CIML(Method):
         "Shen, Li, Chen, Wang, Zhu, Li, Wang, Jin",
         "Complementary Information Mutual Learning for Multimodality Medical Image Segmentation",
         2024,
-        "arXiv:2401.02717",
+        identifier="arXiv:2401.02717",
     )
 
     def __init__(self, problem: Problem, config: CIMLConfig) -> None:
@@ -198,6 +199,10 @@ class CIML(Method):
                     terms[f"{term}/{share.name}{tail}"] = value
             if self._talks and self.config.filter:
                 terms[f"kl/{share.name}"] = self.config.beta * self._divergence(share, found, told)
+        if not any(bool(self.network.there(share, batch.present).any()) for share in self.owners):
+            # Nobody learns from rows that only send messages; a loss needs a gradient all the same.
+            first, weight = next(iter(terms)), next(self.network.predictor(self.owners[0]).last.parameters())
+            terms[first] = terms[first] + 0.0 * weight.sum()
         return Losses(terms, told)
 
     def _heads(self, share: Share) -> list[Head]:
@@ -293,8 +298,8 @@ class CIML(Method):
         place = sample * len(self.shares) + self.names.index(share.name)
 
         def noise(sender: int, mean: Tensor) -> Tensor:
-            # A level has a shape of its own; one seed serves all of them.
-            generator = torch.Generator().manual_seed(place * len(self.shares) + sender)
+            # Channels tell the levels, which would share their first numbers otherwise.
+            generator = torch.Generator().manual_seed((place * len(self.shares) + sender) << 20 | mean.shape[1])
             return torch.randn(mean.shape[1:], generator=generator, dtype=mean.dtype).to(mean.device)
 
         return noise

@@ -96,7 +96,8 @@ def _complete(images: Sequence[str], tasks: Mapping[str, Task], shares: Sequence
     owned = {name for share in shares for name in _names(share.owned, tasks)}
     lost = [name for name in tasks if name not in owned]
     if lost:
-        do = f"Add it to the regions of an image, or leave it out by data.regions: [{', '.join(sorted(owned))}]"
+        do = "Add it to the regions of an image"
+        do += f", or leave it out by data.regions: [{', '.join(name for name in tasks if name in owned)}]" if owned else ""
         raise ConfigError(message("method.assignment", "give every region to an image", f"none for {', '.join(lost)}", do=do))
 
 
@@ -216,12 +217,14 @@ def _mean(owners: Said, others: Said, rows: int) -> Tensor:
         return sum((value for _, value in owners[1:]), owners[0][1]) / len(owners)
     like = (owners or others)[0][1]
     total, count = like.new_zeros((rows, *like.shape[1:])), like.new_zeros(rows)
-    for said, heard in ((owners, None), (others, count)):
-        orphans = None if heard is None else (heard == 0)
-        for at, value in said:
-            own = torch.ones_like(at, dtype=torch.bool) if orphans is None else orphans[at]
-            total = total.index_add(0, at[own], value[own])
-            count = count.index_add(0, at[own], torch.ones_like(at[own], dtype=count.dtype))
+    for at, value in owners:
+        total = total.index_add(0, at, value)
+        count = count.index_add(0, at, torch.ones_like(at, dtype=count.dtype))
+    orphans = count == 0
+    for at, value in others:
+        own = orphans[at]
+        total = total.index_add(0, at[own], value[own])
+        count = count.index_add(0, at[own], torch.ones_like(at[own], dtype=count.dtype))
     return total / count.clamp(min=1).reshape(-1, *[1] * (total.ndim - 1))
 
 

@@ -54,7 +54,7 @@ def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: floa
     overlap = (probabilities * truth).sum(axes)  # (B, K)
     volume = probabilities.sum(axes) + truth.sum(axes)
     if batch:
-        sums = sum_over_processes(torch.stack([overlap.sum(0), volume.sum(0)]))
+        sums = sum_over_processes(torch.stack([overlap.sum(0), volume.sum(0)]), shared=True)
         overlap, volume = sums[0], sums[1]
     return ((2 * overlap + smooth) / (volume + smooth)).mean() if overlap.numel() else overlap.sum() + 1.0
 

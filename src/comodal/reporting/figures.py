@@ -67,7 +67,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _svg(figure: Figure, salt: str) -> str:
+def svg(figure: Figure, salt: str) -> str:
     """The figure as an `<svg>` element: no prolog, no metadata, ids made unique by the salt, fonts of the system."""
     buffer = io.StringIO()
     figure.savefig(
@@ -80,6 +80,8 @@ def _svg(figure: Figure, salt: str) -> str:
     text = re.sub(r'((?:xlink:)?href=")#', rf"\1#{salt}-", text)
     text = text.replace("url(#", f"url(#{salt}-")
     text = re.sub(r"(font: [^;\"]*?\d(?:\.\d+)?px) [^;\"]*", rf"\1 {_FONTS}", text)
+    # A hundredth of a point is enough.
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     # The width comes from the page; the viewBox keeps the shape.
     return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
 
@@ -89,6 +91,17 @@ def png(figure: Figure, dpi: int) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def page_width(src: str, dpi: int) -> int:
+    """How wide a PNG should be on the page at most, in pixels: 11 inches fill it, and a narrower one must not be blown up.
+
+    Args:
+        src: `data:` address of a PNG.
+        dpi: With which it was made.
+    """
+    head = base64.b64decode(src.partition(",")[2][:32])  # signature, and the chunk that begins with the width
+    return round(108 * int.from_bytes(head[16:20], "big") / dpi)
 
 
 # Metrics by subset.
@@ -128,7 +141,7 @@ def subset_figure(table: StudyTable, metrics: Sequence[str], *, salt: str = "sub
             )
         head = 0.32 + 0.2 * ((len(table.methods) - 1) // LEGEND_COLUMNS)  # inches, for each line of the legend
         figure.subplots_adjust(left=0.075, right=0.995, top=1 - head / figure.get_figheight(), bottom=0.02)
-        return _svg(figure, salt)
+        return svg(figure, salt)
 
 
 def _metric_panel(axis: Axes, table: StudyTable, metric: str) -> None:
@@ -218,7 +231,7 @@ def curves_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, salt: str 
             if k % columns == 0:
                 top.set_ylabel("loss")
             bottom.set_xlabel("step" if k // columns == blocks - 1 else "")
-        return _svg(figure, salt)
+        return svg(figure, salt)
 
 
 @dataclass(frozen=True)

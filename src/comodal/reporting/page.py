@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comodal.data.atomic import replacing
 from comodal.evaluation.comparison import combine
@@ -13,15 +13,12 @@ from comodal.evaluation.statistics import TOO_FEW, TOO_NARROW
 from comodal.evaluation.table import StudyTable
 from comodal.reporting.about import facts, run_label
 from comodal.reporting.answer import MOST_IN_WORDS, answer
+from comodal.reporting.pictures import pictures
 from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section
 from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
 
-if TYPE_CHECKING:
-    from comodal.evaluation.examples import Example
-
 _MOST_ROWS_NOT_RUN = 5  # modalities up to which every subset has a row, evaluated or not
 _MOST_CURVES = 12
-_ROLES = {"best": "Best", "median": "Median", "worst": "Worst"}
 
 
 def write_page(
@@ -109,6 +106,7 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
     table = _table(groups, split)
     about = facts(groups, table)
     part = split.partition(".")[0]  # a restricted evaluation is named after a dot
+    joint, own = pictures(groups, split)
     cohort = next((r.cohort for record in records for r in record.results.values()), "")
     return {
         "title": title
@@ -123,7 +121,10 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
         "several": len(groups) > 1,
         "reference": table.reference,
         "figure": _subset_figure(table),
-        "pictures": _pictures(groups, split),
+        "joint": joint,
+        "pictures": own,
+        "messages": _messages(groups),
+        "weights": _weights(groups, part),
         "curves": _curves(groups),
         "conventions": _conventions(records, split, table),
         "notes": _notes(records, split, table),
@@ -186,52 +187,32 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any] | None:
     return {"svg": curves_figure(shown), "left_out": len(runs) - len(shown)}
 
 
-def _pictures(groups: Mapping[str, Sequence[RunRecord]], split: str) -> list[dict[str, Any]]:
-    """Examples of the first run of each method that has some, from the evaluation that the tables show."""
-    found = []
-    for label, runs in groups.items():
-        shown = next((record for record in runs if (record.folder / "examples" / split / "examples.json").is_file()), None)
-        if shown is not None:
-            from comodal.evaluation.examples import load_examples  # imports torch, which a page without pictures does not need
+def _messages(groups: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]:
+    """Nats over training, of each method that logs some."""
+    from comodal.reporting.messages import messages_figure, messages_of
 
-            examples = load_examples(shown.folder / "examples" / split)
-            found += [_picture(run_label(label, shown), shown, examples)] if examples else []
+    found: list[dict[str, Any]] = []
+    for label, runs in groups.items():
+        messages = messages_of([record.events for record in runs])
+        if messages is not None:
+            logged = sum(messages_of([record.events]) is not None for record in runs)
+            figure = messages_figure(messages, runs[0].modalities, salt=f"nats{len(found)}")
+            more = {"width": round(108 * messages.width), "runs": logged, "deeper": len(messages.levels) > 1}
+            found.append({"label": label, "svg": figure, **more})
     return found
 
 
-def _picture(label: str, record: RunRecord, examples: Sequence[Example]) -> dict[str, Any]:
-    from comodal.reporting.slices import Slice, slices_picture
+def _weights(groups: Mapping[str, Sequence[RunRecord]], part: str) -> list[dict[str, Any]]:
+    """Complementary information weights of each method that was explained on this split."""
+    found = []
+    for label, runs in groups.items():
+        names = sorted({name for record in runs for name in record.explanations if name.partition(".")[0] == part})
+        if names:
+            from comodal.reporting.complements import weights_of_runs  # imports torch, as the examples do
 
-    slices = [
-        Slice(
-            title=f"{_ROLES.get(example.role, example.role)}\n{_short(example.subject)}",
-            image=example.image,
-            truth=example.truth,
-            predictions=example.predictions,
-            scores={name: f"DSC {value:.2f}" for name, value in example.dsc.items() if value is not None},
-            anatomical=_is_volume(record, example),
-            aspect=example.aspect,
-        )
-        for example in examples
-    ]
-    classes = list(examples[0].classes)
-    shown = dict.fromkeys(example.modality for example in examples)
-    who = ", ".join(f"{_ROLES.get(e.role, e.role).lower()} {e.subject} (slice {e.slice})" for e in examples)
-    return {
-        "label": label,
-        "src": slices_picture(slices, classes, image_name=", ".join(shown)),
-        "who": who,
-        "sided": any(item.anatomical for item in slices),
-    }
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 22 else text[:10] + "…" + text[-10:]
-
-
-def _is_volume(record: RunRecord, example: Example) -> bool:
-    """Whether the file states where left and right are; photographs and slices without a header do not."""
-    return record.files.get(example.subject, {}).get(example.modality, "").endswith((".nii", ".nii.gz", ".mha", ".nrrd"))
+            weights = weights_of_runs(runs, names[0])  # the shortest is first: that of the default explainer
+            found += [{"label": label, "weights": weights}] if weights is not None else []
+    return found
 
 
 def _conventions(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[tuple[str, str]]:

@@ -89,6 +89,11 @@ class RunRecord:
         return next((name for name in (*_PREFERRED, *sorted(self.results)) if name in self.results), None)
 
     @property
+    def explanations(self) -> list[str]:
+        """Names of the files of weights that `comodal explain` left, without suffix."""
+        return sorted(path.stem for path in (self.folder / "explain").glob("*.json"))
+
+    @property
     def warnings(self) -> list[str]:
         """What was said during training, each text once."""
         texts = [str(event.get("text", "")) for event in self.events if event.get("event") == "warning"]

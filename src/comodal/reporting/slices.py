@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -46,36 +47,47 @@ class Slice:
     aspect: float = 1.0
 
 
-def slices_picture(slices: Sequence[Slice], classes: Sequence[str], *, image_name: str, dpi: int = 130) -> str:
-    """All slices of one run as one picture.
+def slices_picture(
+    slices: Sequence[Slice], classes: Sequence[str], *, image_name: str, columns: Sequence[str] = (), dpi: int = 130
+) -> str:
+    """All slices of one run, or of several, as one picture.
 
     Args:
         slices: One row each; they share the same subsets.
         classes: The K region names, largest first.
         image_name: The modality shown in grey.
+        columns: Names of methods where there is a column for each of them, and not for each subset.
         dpi: Pixels per inch at a width of 11 inches.
 
     Returns:
         A `data:` address of a PNG.
     """
-    subsets = list(dict.fromkeys(name for item in slices for name in item.predictions))
-    columns = len(subsets) + 1
-    cell = min(11.0 / columns, 2.7)
+    subsets = list(columns) or list(dict.fromkeys(name for item in slices for name in item.predictions))
+    count = len(subsets) + 1
+    cell = min(11.0 / count, 2.7)
+    width, names = cell * count, [_wrapped(name) for name in subsets]
+    if columns:
+        names = [_in_lines(name, int(cell / 0.085)) for name in columns]  # inches of a letter
+    handles = _handles(classes)
+    beside = min(len(handles), 6, max(1, int(width / 1.75)))  # entries of the legend in a line
     shape = max(item.image.shape[1] * item.aspect / max(item.image.shape[0], 1) for item in slices)
     tall = 0.93 * cell * min(max(shape, 0.4), 1.6) + 0.24  # a picture and the line below it
-    above, below = 0.42 if any(len(name.split("+")) > 3 for name in subsets) else 0.27, 0.36
+    above, below = 0.12 + 0.15 * max(name.count("\n") + 1 for name in names), 0.36 + 0.19 * ((len(handles) - 1) // beside)
     with style("slices"):
-        figure = new_figure(cell * columns, tall * len(slices) + above + below)
-        axes = figure.subplots(len(slices), columns, squeeze=False)
+        figure = new_figure(width, tall * len(slices) + above + below)
+        axes = figure.subplots(len(slices), count, squeeze=False)
         height = figure.get_figheight()
         figure.subplots_adjust(
-            left=0.032, right=0.998, top=1 - above / height, bottom=(below + 0.2) / height, wspace=0.04, hspace=0.24 / tall
-        )
+            left=0.352 / width, right=0.998, top=1 - above / height, bottom=(below + 0.2) / height, wspace=0.04,
+            hspace=0.24 / tall,
+        )  # fmt: skip
         for row, item in zip(axes, slices, strict=True):
             _row(row, item, subsets)
-        for axis, name in zip(axes[0], [f"image ({image_name})", *subsets], strict=True):
-            axis.set_title(_wrapped(name), fontsize=9, fontweight="bold", pad=4)
-        _legend(figure, classes)
+        for axis, name in zip(axes[0], [f"image ({image_name})", *names], strict=True):
+            axis.set_title(name, fontsize=9, fontweight="bold", pad=4)
+        figure.legend(
+            handles=handles, loc="lower center", ncols=beside, frameon=False, fontsize=8.5, labelcolor=SOFT, handlelength=1.6
+        )
         return png(figure, dpi)
 
 
@@ -85,6 +97,12 @@ def _wrapped(subset: str) -> str:
         return " + ".join(names)
     half = (len(names) + 1) // 2
     return " + ".join(names[:half]) + " +\n" + " + ".join(names[half:])
+
+
+def _in_lines(name: str, length: int) -> str:
+    """A name that stays in its column: broken at spaces, shortened where it has none."""
+    lines = [line if len(line) <= length else line[: length - 1] + "…" for line in wrap(name, length, break_long_words=False)]
+    return "\n".join(lines[:3])
 
 
 def _row(axes: Sequence[Axes], item: Slice, subsets: Sequence[str]) -> None:
@@ -138,7 +156,7 @@ def _outlines(axis: Axes, prediction: NDArray[np.bool_]) -> None:
             axis.contour(x, y, padded, levels=[0.5], colors=REGION_COLOURS[k % 7], linewidths=1.3, linestyles=_LINES[k % 7])
 
 
-def _legend(figure: Any, classes: Sequence[str]) -> None:
+def _handles(classes: Sequence[str]) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -147,7 +165,4 @@ def _legend(figure: Any, classes: Sequence[str]) -> None:
         colour = REGION_COLOURS[k % 7]
         handles.append(Patch(facecolor=colour, alpha=0.55, label=f"{name}: truth (area)"))
         handles.append(Line2D([], [], color=colour, linestyle=_LINES[k % 7], linewidth=1.8, label=f"{name}: prediction (line)"))
-    columns = len(handles) if len(handles) <= 6 else 6
-    figure.legend(
-        handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=SOFT, handlelength=1.6
-    )
+    return handles

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from comodal.data.atomic import replacing
 from comodal.data.cohort import Case, Cohort, ModalitySpec
+from comodal.data.grid import Grid
 from comodal.data.reading import read_header
 from comodal.data.tables import spreadsheet_safe
 from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
 from comodal.inference.predictor import can_predict, predict_case
-from comodal.inference.writing import SUFFIXES, Written, names_of, write_prediction
+from comodal.inference.writing import EXTRAS, SUFFIXES, Written, is_map, names_of, write_prediction
+from comodal.method import Method
 from comodal.modality import subset_name, subsets
 from comodal.run import Run
 from comodal.study.evaluating import check_names, pick_device, usable
 from comodal.training.events import Clock, Emit, Progress, Said, silent
 
 TABLE = "predictions.csv"
+NUMBERS = "numbers.json"  # in the folder of extras: those that are no maps
+MOST_NUMBERS = 64  # of one extra of one case; a longer one is for a program, not for a reader
 
 
 def predict_cases(
@@ -35,6 +42,7 @@ def predict_cases(
     out: Path,
     regions: bool = False,
     probabilities: bool = False,
+    extras: bool = False,
     overwrite: bool = False,
     device: str = "auto",
     emit: Emit = silent,
@@ -47,6 +55,8 @@ def predict_cases(
         use: Wanted modalities; None is all.
         out: Folder.
         regions, probabilities: What to write beside label maps.
+        extras: Also write what else the method says, into the folder `extras` of `out`: maps as images, a few numbers into
+            `extras/numbers.json`.
         overwrite: Replace what lies there under the name of a prediction; files of the cohort are never replaced.
         device: "auto", "cpu" or "cuda".
         emit: Listener.
@@ -64,25 +74,23 @@ def predict_cases(
     preparer = run.preparer(cohort, targets=False)
     plan = {case.id: _usable_of(case, names) for case in cohort.cases}
     _check_out(run, cohort, out, regions=regions, probabilities=probabilities, overwrite=overwrite)
+    if extras:
+        _check_extras(run, cohort, out / EXTRAS, overwrite=overwrite)
     where = pick_device(device)
     method = run.method(where)
-    for name, subset in plan.items():
-        if not can_predict(method, subset):
-            can = ", ".join(subset_name(s) for s in subsets(names) if can_predict(method, s)) or "none of these modalities"
-            rule = f"have a subset of modalities from which {run.label} predicts ({can})"
-            got = subset_name(subset)
-            do = "Leave the subject out, or add a modality that it has to --use"
-            raise UnsupportedSubset(message("a case to predict", rule, got, subject=name, do=do))
+    _check_plan(run, method, plan, names)
     unknown = [m.name for m in cohort.modalities if m.name not in run.problem.names]
     if unknown:
         emit(Said("info", f"not used, since the run does not know them: {', '.join(unknown)}"))
     clock = Clock(len(cohort))
     written: list[Written] = []
     rows: list[dict[str, str]] = []
+    besides = _Besides()
     for done, case in enumerate(cohort.cases, start=1):
         subset = plan[case.id]
         prepared = preparer.case(case, use=subset, with_targets=False)
-        ((_, found),) = predict_case(method, prepared, subsets=[subset], overlap=run.config.training.overlap, device=where)
+        overlap = run.config.training.overlap
+        ((_, found),) = predict_case(method, prepared, subsets=[subset], overlap=overlap, extras=extras, device=where)
         files: tuple[Path, ...] = ()
         if prepared.grid is not None and run.problem.task == "segmentation":
             files = write_prediction(
@@ -95,14 +103,84 @@ def predict_cases(
                 out=out,
                 regions=regions,
                 as_probabilities=probabilities,
+                extras=found.extras,
             ).files
+        besides.add(case.id, found.extras, prepared.grid if files else None)
         written.append(Written(case.id, found.used, files))
         rows.append({"subject": case.id, "used": "+".join(found.used), **_class_columns(run, found.probabilities)})
         emit(Progress("predicting", done, len(cohort), clock.left(done)))
-    if any(not t.is_segmentation for t in run.problem.targets):
-        table = _write_table(rows, out / TABLE)
-        written = [replace(one, files=(*one.files, table)) for one in written]
-    return written
+    tables = [_write_table(rows, out / TABLE)] if any(not t.is_segmentation for t in run.problem.targets) else []
+    tables += [besides.save(out / EXTRAS / NUMBERS)] if besides.numbers else []
+    for text in besides.remarks(run) if extras else ():
+        emit(Said("info", text))
+    return [replace(one, files=(*one.files, *tables)) for one in written]
+
+
+class _Besides:
+    """What a method said of some cases besides probabilities; maps are written elsewhere, as they come."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.numbers: dict[str, dict[str, Any]] = {}
+        self.too_long: dict[str, int] = {}
+
+    def add(self, case: str, extras: Mapping[str, NDArray[np.float32]], grid: Grid | None) -> None:
+        """Takes the extras of one case; on `grid` some of them are maps."""
+        self.names |= extras.keys()
+        for name, values in extras.items():
+            if grid is not None and is_map(values, grid):
+                continue
+            if values.size > MOST_NUMBERS:
+                self.too_long[name] = values.size
+            else:
+                self.numbers.setdefault(case, {})[name] = _finite(values.tolist())
+
+    def save(self, path: Path) -> Path:
+        """{case: {extra: number, or lists of them}}; what is not finite is null."""
+        with replacing(path) as file:
+            file.write((json.dumps(self.numbers, indent=1, ensure_ascii=False) + "\n").encode())
+        return path
+
+    def remarks(self, run: Run) -> list[str]:
+        """What a user who asked for extras must be told."""
+        said = [f"not written: {name}, {count} numbers for a case" for name, count in self.too_long.items()]
+        if not self.names:
+            free = sorted(run.config.method_class().Config.at_test)
+            how = f", as it is set; --set method.{' or method.'.join(free)} may change that" if free else ""
+            said.append(f"{run.label} says nothing besides its probabilities{how}: there are no extras")
+        return said
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return values if math.isfinite(values) else None
+
+
+def _check_extras(run: Run, cohort: Cohort, folder: Path, *, overwrite: bool) -> None:
+    """What a method says besides is known when it has been said, so that here the whole folder must be free."""
+    real = os.path.realpath(folder)
+    theirs = _files_of(cohort) | _files_of(run.cohort)
+    if real in theirs or any(name.startswith(real + os.sep) for name in theirs):
+        got, do = "one with files of the cohort", "Choose another --out"
+    elif os.path.exists(real) and not os.path.isdir(real):
+        got, do = "a file", "Choose another --out"
+    elif not overwrite and os.path.isdir(real) and os.listdir(real):
+        got, do = "one that is there", "Choose another --out, or add --overwrite to replace earlier extras"
+    else:
+        return
+    raise ConfigError(message("the folder of extras", "be a new one", got, file=str(folder), do=do))
+
+
+def _check_plan(run: Run, method: Method, plan: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> None:
+    """Refuses a case from whose modalities the method cannot predict."""
+    for name, subset in plan.items():
+        if not can_predict(method, subset):
+            can = ", ".join(subset_name(s) for s in subsets(names) if can_predict(method, s)) or "none of these modalities"
+            rule = f"have a subset of modalities from which {run.label} predicts ({can})"
+            got = subset_name(subset)
+            do = "Leave the subject out, or add a modality that it has to --use"
+            raise UnsupportedSubset(message("a case to predict", rule, got, subject=name, do=do))
 
 
 def _check_out(run: Run, cohort: Cohort, out: Path, *, regions: bool, probabilities: bool, overwrite: bool) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from comodal.errors import ConfigError, message, nearest
+from comodal.study.published_ciml import VARIANTS, ShapesTable, VariantTable
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,13 @@ class PublishedTable:
     phantom: Mapping[str, int | str]
     phantom_study: str
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that its numbers are of."""
+        return (self.metric.partition("/")[2],)
+
+
+AnyTable: TypeAlias = PublishedTable | VariantTable | ShapesTable
 
 TABLES: dict[str, PublishedTable] = {
     "cmim/table2": PublishedTable(
@@ -101,8 +110,13 @@ TABLES: dict[str, PublishedTable] = {
 }
 
 
-def load_table(name: str) -> PublishedTable:
-    """A table of TABLES.
+def known_tables() -> dict[str, AnyTable]:
+    """Every published table by its name: those of TABLES, whose rows are subsets of modalities, and those of VARIANTS."""
+    return {**TABLES, **VARIANTS}
+
+
+def load_table(name: str) -> AnyTable:
+    """A table of TABLES or VARIANTS.
 
     Raises:
         ConfigError: The name is unknown; the message lists the nearest known ones.
@@ -110,6 +124,7 @@ def load_table(name: str) -> PublishedTable:
     >>> load_table("cmim/table2").rows[0].numbers["CMIM"]
     23.37
     """
-    if name not in TABLES:
-        raise ConfigError(message("TABLE", "be a known table", repr(name), do=nearest(name, TABLES)))
-    return TABLES[name]
+    known = known_tables()
+    if name not in known:
+        raise ConfigError(message("TABLE", "be a known table", repr(name), do=nearest(name, known)))
+    return known[name]

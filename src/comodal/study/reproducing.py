@@ -18,7 +18,8 @@ from comodal.evaluation.results import CaseResult, Results, SubsetResult
 from comodal.evaluation.statistics import holm
 from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.study.cohorts import check_files, check_phantom, write_phantom
-from comodal.study.published import PublishedTable
+from comodal.study.published import AnyTable, PublishedTable
+from comodal.study.published_ciml import ShapesTable
 from comodal.study.study import StudyResult, arm_config, load_study
 from comodal.training.events import Emit, Said, silent
 
@@ -52,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A published table and ours.
+    """A published table whose rows are subsets of modalities, and ours.
 
     Attributes:
         table: The published one.
@@ -85,7 +86,7 @@ class Reproduction:
         return self.same_layout and not self.synthetic and self.cases <= self.table.cases
 
 
-def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None, emit: Emit = silent) -> Path:
+def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit: Emit = silent) -> Path:
     """Lays out cohort and study in a folder, as far as they are not there, and checks the files before the first training.
 
     Args:
@@ -98,11 +99,15 @@ def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None,
         The study.yaml: the shipped one, or what the user has made of it.
 
     Raises:
-        ConfigError: The folder holds another cohort, or an arm of the study does not measure what the table shows.
+        ConfigError: The folder holds another cohort, an arm of the study does not measure what the table shows, or data are
+            given for a table that has none.
         DataError: A file of the cohort is damaged, or no case has a label map.
     """
     csv = out / "cohort.csv"
     if root is not None:
+        if isinstance(table, ShapesTable):
+            rule, do = "be left out, since this table has no data set but the phantom", "Leave --data out"
+            raise ConfigError(message("--data", rule, root, do=do))
         _index(table, root, csv, emit)
     else:
         settings = dict(table.phantom)
@@ -119,7 +124,7 @@ def prepare_table(table: PublishedTable, out: Path, *, root: Path | None = None,
     return file
 
 
-def _index(table: PublishedTable, root: Path, csv: Path, emit: Emit) -> None:
+def _index(table: AnyTable, root: Path, csv: Path, emit: Emit) -> None:
     """Indexes the data, or finds them indexed; a yaml without its csv is what an interrupted call has left."""
     if any(file.exists() for file in (csv, csv.with_suffix(".yaml"))):
         meta = Cohort.load(csv).meta if csv.exists() else read_meta(csv.with_suffix(".yaml"))
@@ -131,28 +136,32 @@ def _index(table: PublishedTable, root: Path, csv: Path, emit: Emit) -> None:
             return
     emit(Said("info", f"indexing {table.data} (layout {table.layout})"))
     found = data.index(table.layout, root)
-    if not _labelled(found):
+    if not labelled(found):
         rule, got = "be data from which one can learn", "no case with a label map"
         raise DataError(message("--data", rule, got, file=str(root), do=f"Give {table.data}"))
     csv.parent.mkdir(parents=True, exist_ok=True)
     found.save(csv)
 
 
-def _labelled(cohort: Cohort) -> int:
+def labelled(cohort: Cohort) -> int:
     """How many cases have a target."""
     return sum(any(target.name in case.cells for target in cohort.targets) for case in cohort.cases)
 
 
-def _check_measured(table: PublishedTable, file: Path) -> None:
-    """An arm without the table's region would be trained for hours, and have no number in it."""
+def _check_measured(table: AnyTable, file: Path) -> None:
+    """An arm without the table's regions would be trained for hours, and have no number in it."""
     study = load_study(file)
-    targets, region = Cohort.load(Path(study.cohort)).targets, table.metric.partition("/")[2]
+    targets = Cohort.load(Path(study.cohort)).targets
+    shown = ", ".join(table.regions)
     for arm in study.methods:
+        if isinstance(table, ShapesTable) and arm.name != table.method:
+            rule, got = f"be {table.method} in every arm of this table", f"{arm.name} in {arm.title}"
+            raise ConfigError(message("study.methods", rule, got, file=str(file), do="Take the arm out"))
         config = arm_config(study, arm, seed=0, fold=None, cache=file.parent / "cache").data
         known = [name for target in choose_targets(targets, config) for name in target.classes]
-        if region not in known:
-            rule, got = f"include {region}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
-            do = f"Write data.regions: [{region}], or take the arm out"
+        if not set(table.regions) <= set(known):
+            rule, got = f"include {shown}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
+            do = f"Write data.regions: [{shown}], or take the arm out"
             raise ConfigError(message("data.regions", rule, got, file=str(file), do=do))
 
 
@@ -213,7 +222,7 @@ def beside(table: PublishedTable, study: StudyResult) -> Reproduction:
         cohort=next(found[0].cohort for found in study.results.values()),
         synthetic=any(note.startswith("synthetic") for note in cohort.meta.notes),
         same_layout=cohort.meta.layout == table.layout,
-        cases=_labelled(cohort),
+        cases=labelled(cohort),
     )
 
 

@@ -61,6 +61,7 @@ class StudyConfig(BaseModel):
         seeds: One training for each.
         folds: Numbers of the folds to run; null trains on one split.
         split: Which part is evaluated.
+        subsets: "all" evaluates every subset of the modalities, "complete" all modalities together alone.
         data, splits, training: As in a run's configuration; the seed of each run is put in.
     """
 
@@ -73,6 +74,7 @@ class StudyConfig(BaseModel):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     folds: tuple[int, ...] | None = Field(None, min_length=1)
     split: Literal["train", "val", "test", "all"] = "test"
+    subsets: Literal["all", "complete"] = "all"
     data: DataConfig = DataConfig()
     splits: SplitConfig = SplitConfig()
     training: TrainingConfig = TrainingConfig()
@@ -187,11 +189,12 @@ def run_study(path: Path, out: Path, *, emit: Emit = silent) -> StudyResult:
     results: dict[str, list[Results]] = {arm.title: [] for arm in study.methods}
     for number, ((arm, _, _), config, folder) in enumerate(zip(plan, configs, folders, strict=True), start=1):
         emit(Said("info", f"run {number} of {len(plan)}: {folder.name}"))
-        known = finished(Run.load(folder), study.split) if (folder / "config.yaml").is_file() else None
+        known = finished(Run.load(folder), study.split, study.subsets) if (folder / "config.yaml").is_file() else None
         if known is None:
             run = train_run(config, folder, resume=True, emit=emit)
             told = Path(config.data.cache) if config.data.cache else None
-            known = evaluate_run(run, split=study.split, device=config.training.device, cache=told, emit=emit)
+            device = config.training.device
+            known = evaluate_run(run, split=study.split, subsets=study.subsets, device=device, cache=told, emit=emit)
         runs[arm.title].append(folder)
         results[arm.title].append(known.model_copy(update={"method": arm.title}))
     return StudyResult(out, study, runs, results, study.reference or study.methods[0].title)

@@ -1,0 +1,302 @@
+"""A published table of methods or variants beside ours: every number from all modalities, column by column.
+
+Axis letters: N cases, R resamples of the bootstrap, G columns of which a mean is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comodal.config import RunConfig
+from comodal.data.cohort import Cohort
+from comodal.evaluation.comparison import combine
+from comodal.evaluation.results import Results
+from comodal.evaluation.statistics import Interval, interval_of, resampling_weights
+from comodal.evaluation.table import Cell, Contrast, StudyTable
+from comodal.study.published_ciml import ShapesTable, VariantTable
+from comodal.study.reproducing import FOLDER, labelled
+from comodal.study.study import StudyConfig, StudyResult, arm_config, load_study
+
+Floats = NDArray[np.float64]
+MEAN = "HD95/mean"  # of a method: the mean of its HD95 columns, as in the paper; of a case it would not be defined
+
+
+@dataclass(frozen=True)
+class VariantLine:
+    """One number of one row, in the unit of its column.
+
+    Attributes:
+        row: Name of the row, as printed; of an arm that the paper does not have, its label.
+        method: Label of the arm; None where comodal does not have the method.
+        metric: Of the column.
+        unit: Of the numbers.
+        published: The printed number; None where there is none.
+        correct: What it should be, where it is not the mean of the three numbers beside it.
+        ours: Our number.
+        difference: This arm minus the reference; None where the two are not compared.
+    """
+
+    row: str
+    method: str | None
+    metric: str
+    unit: str
+    published: float | None
+    correct: float | None
+    ours: Cell
+    difference: Contrast | None = None
+
+
+@dataclass(frozen=True)
+class Empties:
+    """How many of the cases that were tested have no such region."""
+
+    region: str
+    n: int
+    without: int
+
+
+@dataclass(frozen=True)
+class VariantReproduction:
+    """A published table of methods or variants, and ours.
+
+    Attributes:
+        table: The published one.
+        study: What was run.
+        lines: Row by row in the printed order, then the arms that the paper does not have; columns in order.
+        combined: Our numbers of the complete set as a table of their own, as fractions and mm.
+        cohort: What ours was run on, as tables call it.
+        synthetic: Whether that is a phantom.
+        same_layout: Whether its layout is that of the paper's data.
+        cases: How many of its cases have a label map.
+        empties: For each region.
+        otherwise: What ours has otherwise than the study in the paper's configuration, in words.
+    """
+
+    table: VariantTable
+    study: StudyResult
+    lines: tuple[VariantLine, ...]
+    combined: StudyTable
+    cohort: str
+    synthetic: bool
+    same_layout: bool
+    cases: int
+    empties: tuple[Empties, ...]
+    otherwise: tuple[str, ...]
+
+    @property
+    def same_data(self) -> bool:
+        """Whether these are the data of the paper, as far as layout and number of cases tell."""
+        return self.some_data and self.cases == self.table.cases
+
+    @property
+    def some_data(self) -> bool:
+        """Whether these are the data of the paper or a part of them."""
+        return self.same_layout and not self.synthetic and self.cases <= self.table.cases
+
+
+def beside_variants(table: VariantTable, study: StudyResult) -> VariantReproduction:
+    """Puts the results of a study beside the published numbers.
+
+    Args:
+        table: The published table.
+        study: What was run; an arm that is not there is "not run".
+
+    Returns:
+        Both. Differences are minus the study's reference, per metric Holm-corrected over the other arms.
+    """
+    results = {label: [_complete(table, one) for one in found] for label, found in study.results.items()}
+    combined = combine({study.reference: results[study.reference], **results})
+    cells, contrasts = combined.rows[-1].cells, combined.rows[-1].contrasts
+    rows = [(row.name, row.arm, row.numbers) for row in table.rows]
+    rows += [(label, label, {}) for label in results if label not in {row.arm for row in table.rows}]
+    lines = []
+    for name, arm, numbers in rows:
+        for column in table.columns:
+            cell, contrast = Cell("not run"), None
+            if arm is not None and arm in results:
+                cell = cells[arm].get(column.metric, Cell("no cases"))
+                contrast = contrasts.get(arm, {}).get(column.metric)
+            if arm is not None and arm in results and column.metric == MEAN:
+                cell, contrast = _mean_of_distances(table, results, arm, reference=study.reference)
+            key, scale = column.metric, column.scale
+            correct = table.wrong.get((name, key))
+            found = _scaled(cell, scale), None if contrast is None else _scaled_contrast(contrast, scale)
+            lines.append(VariantLine(name, arm, key, column.unit, numbers.get(key), correct, *found))
+    cohort = Cohort.load(Path(study.config.cohort))
+    cases = labelled(cohort)
+    return VariantReproduction(
+        table=table,
+        study=study,
+        lines=tuple(lines),
+        combined=combined,
+        cohort=next(found[0].cohort for found in study.results.values()),
+        synthetic=any(note.startswith("synthetic") for note in cohort.meta.notes),
+        same_layout=cohort.meta.layout == table.layout,
+        cases=cases,
+        empties=tuple(_empties(results[study.reference], region) for region in table.regions),
+        otherwise=tuple(otherwise(table, study.config, cases)),
+    )
+
+
+def _complete(table: VariantTable, results: Results) -> Results:
+    """The table's metrics of the row with all modalities: intervals and corrections are then over what is shown."""
+    every = max((row.present for row in results.subsets), key=len)
+    wanted = {column.metric for column in table.columns}
+
+    def kept(metrics: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in metrics.items() if name in wanted}
+
+    subsets = [row.model_copy(update={"metrics": kept(row.metrics)}) for row in results.subsets if row.present == every]
+    cases = [case.model_copy(update={"metrics": kept(case.metrics)}) for case in results.cases if case.present == every]
+    return results.model_copy(update={"subsets": tuple(subsets), "cases": tuple(cases)})
+
+
+def _mean_of_distances(
+    table: VariantTable, results: Mapping[str, Sequence[Results]], arm: str, *, reference: str
+) -> tuple[Cell, Contrast | None]:
+    """The mean over regions of an arm's HD95, and its difference from the reference on common cases."""
+    names = [c.metric for c in table.columns if c.metric.startswith("HD95/") and c.metric != MEAN]
+    own, other = ([_case_values(results[label], name) for name in names] for label in (arm, reference))
+    groups = {case: patient for runs in results.values() for run in runs for case, patient in run.groups().items()}
+    value, interval, n = _mean_of_means(own, groups)
+    if value is None:
+        return Cell("no cases"), None
+    cell = Cell("value", value, interval, n, runs=len(results[arm]))
+    if arm == reference:
+        return cell, None
+    apart = [{case: a[case] - b[case] for case in a if case in b} for a, b in zip(own, other, strict=True)]
+    return cell, Contrast(*_mean_of_means(apart, groups))
+
+
+def _case_values(results: Sequence[Results], metric: str) -> dict[str, float]:
+    """{case: mean over the runs that have a number for it}."""
+    found: dict[str, list[float]] = {}
+    for run in results:
+        for case, value in run.case_values(metric).items():
+            found.setdefault(case, []).append(value)
+    return {case: sum(values) / len(values) for case, values in found.items()}
+
+
+def _mean_of_means(
+    columns: Sequence[Mapping[str, float]], groups: Mapping[str, str]
+) -> tuple[float | None, Interval | None, int]:
+    """Mean over columns of their means over cases, its interval over patients, and how many cases there are in all.
+
+    No number where a column has none: the mean of the others would be that of something else.
+    """
+    cases = sorted({case for column in columns for case in column})
+    if not columns or not all(columns):
+        return None, None, len(cases)
+    values = np.array([[column.get(case, np.nan) for column in columns] for case in cases])  # (N, G)
+    weights = resampling_weights(len(cases), [groups[case] for case in cases])
+    interval = None if weights is None else interval_of(_weighted(values, weights))
+    return float(_weighted(values, np.ones((1, len(cases))))[0]), interval, len(cases)
+
+
+def _weighted(values: Floats, weights: Floats) -> Floats:
+    """(R,) mean over columns of the weighted means over cases, NaN left out. values: (N, G), weights: (R, N)."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        found = (weights @ np.where(known, values, 0.0)) / (weights @ known.astype(float))
+    return np.asarray(found.mean(axis=1))
+
+
+def _empties(results: Sequence[Results], region: str) -> Empties:
+    """Each tested case once: runs of other seeds test the same ones, those of other folds others."""
+    counted: dict[frozenset[str], tuple[int, int]] = {}
+    for run in results:
+        for row in run.subsets:
+            value = row.metrics.get(f"DSC/{region}")
+            if value is not None and value.n_neg is not None:
+                counted[frozenset(case.subject for case in run.cases)] = (value.n, value.n_neg)
+    return Empties(region, sum(n for n, _ in counted.values()), sum(empty for _, empty in counted.values()))
+
+
+def _scaled(cell: Cell, scale: float) -> Cell:
+    if cell.state != "value":
+        return cell
+    ends = None if cell.ci95 is None else (scale * cell.ci95[0], scale * cell.ci95[1])
+    return replace(cell, value=scale * cell.value, ci95=ends)
+
+
+def _scaled_contrast(contrast: Contrast, scale: float) -> Contrast:
+    value = None if contrast.value is None else scale * contrast.value
+    ends = None if contrast.ci95 is None else (scale * contrast.ci95[0], scale * contrast.ci95[1])
+    return replace(contrast, value=value, ci95=ends)
+
+
+# What ours has otherwise than the paper's configuration.
+
+_KEYS = ("width", "levels", "norm", "steps", "optimiser", "rate", "weight_decay", "schedule")
+
+
+def otherwise(table: VariantTable | ShapesTable, study: StudyConfig, cases: int) -> list[str]:
+    """What a study has otherwise than that in the paper's configuration, in words; what is equal is not named.
+
+    Args:
+        table: Names the study in the paper's configuration.
+        study: What was run.
+        cases: With a label map, in our cohort.
+    """
+    paper = load_study(FOLDER / table.study)
+    found = [_instead("cases", cases, table.cases), _instead("division", _division(study), _division(paper))]
+    found += [_instead("seeds", len(study.seeds), len(paper.seeds))]
+    theirs = _settings(paper)
+    found += _of_arms({label: (own, theirs[label]) for label, own in _settings(study).items() if label in theirs})
+    gone = [arm.title for arm in paper.methods if arm.title not in {arm.title for arm in study.methods}]
+    found += [f"arms that were not run: {', '.join(gone)}"] if gone else []
+    return [text for text in found if text]
+
+
+def _of_arms(arms: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]]) -> list[str]:
+    """What arms have otherwise, key by key; arms are named where they are not all alike. arms: {label: (ours, paper's)}."""
+    found = []
+    for key in dict.fromkeys(key for own, _ in arms.values() for key in own):
+        pairs: dict[tuple[str, str], list[str]] = {}
+        for label, (own, paper) in arms.items():
+            if key in own and key in paper:
+                pairs.setdefault((own[key], paper[key]), []).append(label)
+        texts = [
+            _instead("", *pair) + (f" ({', '.join(labels)})" if len(pairs) > 1 else "")
+            for pair, labels in pairs.items()
+            if pair[0] != pair[1]
+        ]
+        found += [f"{key} {', '.join(text.strip() for text in texts)}"] if texts else []
+    return found
+
+
+def _instead(what: str, ours: object, theirs: object) -> str:
+    return "" if ours == theirs else f"{what} {_text(ours)} instead of {_text(theirs)}"
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _division(study: StudyConfig) -> str:
+    if study.folds is None:
+        return "into one split"
+    run = "" if len(study.folds) == study.splits.folds else f", of which {len(study.folds)} are run"
+    return f"into {study.splits.folds} folds{run}"
+
+
+def _settings(study: StudyConfig) -> dict[str, dict[str, str]]:
+    """{label: {key: value, in words}} of each arm."""
+    found = {}
+    for arm in study.methods:
+        config = arm_config(study, arm, seed=study.seeds[0], fold=None, cache=Path("cache"))
+        own = {"patch": _patch(config), "batch": f"{config.training.batch_size}"}
+        own |= {key: _text(config.method[key]) for key in _KEYS if config.method.get(key) is not None}
+        found[arm.title] = own | {"augmentation": config.data.augment, "voxels": str(config.data.spacing)}
+    return found
+
+
+def _patch(config: RunConfig) -> str:
+    patch = config.data.patch
+    sizes = list(patch.values()) if isinstance(patch, Mapping) else [patch]
+    return " and ".join(" × ".join(map(str, size)) for size in sizes)
