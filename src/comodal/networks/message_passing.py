@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv3d, conv_transpose2d, conv_transpose3d, softplus
 
-
 SLOPE = 0.01
 LIMIT = 10.0  # of the log variance: e^10 is far outside of what a filter learns, and its exponential stays finite
 
@@ -85,7 +84,8 @@ class MessageGenerator(nn.Module):
         Returns:
             The features at full size (b, c_1, *spatial), and M^s (b, c_s, *spatial / 2^s) of each level, the finest first.
         """
-        maps = image.contiguous(memory_format=self.layout) if image.device.type == "cpu" else image
+        # A copy: with one channel both layouts are the same bytes, and `contiguous` would leave the strides as they are.
+        maps = image.clone(memory_format=self.layout) if image.device.type == "cpu" else image
         full, messages = None, []
         for keep, halve in zip(self.keep, self.halve, strict=True):
             maps = keep(maps)
@@ -287,11 +287,11 @@ class Predictor(nn.Module):
         maps = self.up_normed[levels - 1](maps)
         for s in range(levels - 1, 0, -1):  # level s, counted from 1; `maps` has its size
             c, kappa = self.filters[s - 1], complements[s - 1]
-            merged = own[s] + self._merge(s, maps, start=0)
+            merged = self._merge(s, maps, start=0).add_(own[s])
             if kappa is not None:
-                merged = merged + self._merge(s, kappa, start=3 * c)
+                merged = merged.add_(self._merge(s, kappa, start=3 * c))
             maps = self.up_normed[s - 1](self.up[s - 1](self.merge_normed[s](merged)))
-        result: Tensor = self.merge_normed[0](own[0] + self._merge(0, maps, start=0))
+        result: Tensor = self.merge_normed[0](self._merge(0, maps, start=0).add_(own[0]))
         return result
 
     def _merge(self, index: int, part: Tensor, *, start: int, bias: bool = False) -> Tensor:
