@@ -107,17 +107,21 @@ def test_training_says_its_best_value_and_what_to_type_next(
 
 def test_evaluate_gives_one_table_over_all_subsets(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(["evaluate", str(run), "--device", "cpu"], capsys)
+    lost = found.pop("minus_all")
     assert found == json.loads((run / "results" / "test.json").read_text(encoding="utf-8"))
+    assert [entry["present"] for entry in lost] == [row["present"] for row in found["subsets"][:-1]]
+    assert {(entry["method"], entry["metric"]) for entry in lost} == {("moddrop", "DSC/mean")}
     assert found["schema"] == 1 and found["method"] == "moddrop" and found["split"] == "test"
     assert [len(row["present"]) for row in found["subsets"]] == [1] * 4 + [2] * 6 + [3] * 4 + [4]
     assert main(["evaluate", str(run), "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    assert "DSC/WT" in text and f"Next: comodal report {run}" in text
+    assert "DSC/WT" in text and "minus all" in text and f"Next: comodal report {run}" in text
 
 
 def test_evaluate_takes_chosen_subsets(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(["evaluate", str(run), "--split", "val", "--subsets", "flair,t1;t2", "--device", "cpu"], capsys)
     assert sorted(sorted(row["present"]) for row in found["subsets"]) == [["flair", "t1"], ["t2"]]
+    assert found["minus_all"] is None  # nothing was predicted from all modalities
 
 
 def test_predict_writes_labels_in_the_geometry_of_the_input(
@@ -164,7 +168,7 @@ def test_study_compares_and_goes_on(cohort: Path, tmp_path: Path, capsys: pytest
     )
     found = document(["study", str(study), "--out", str(tmp_path / "out")], capsys)
     assert set(found["runs"]) == set(found["results"]) == {"unet", "moddrop"} and found["reference"] == "unet"
-    assert Path(found["table"]).is_file() and Path(found["page"]).is_file()
+    assert Path(found["table"]).is_file() and Path(found["page"]).is_file() and Path(found["drop_table"]).is_file()
     weights = [Path(folder, "weights.safetensors") for folders in found["runs"].values() for folder in folders]
     times = [file.stat().st_mtime_ns for file in weights]
     assert document(["study", str(study), "--out", str(tmp_path / "out")], capsys) == found

@@ -286,9 +286,12 @@ def test_each_further_reference_has_a_table_of_its_own(cohort: Path, whole: Stud
     assert found.further_tables == {"dropped": whole.out / "table-minus-dropped.md"}
     assert sorted(path.name for path in whole.out.glob("*.md")) == [
         "my-table-minus-gone.md",
+        "table-drop.md",
         "table-minus-dropped.md",
         "table.md",
     ]
+    lost = found.drop_table.read_text()
+    assert "| unet DSC/WT minus all | dropped DSC/WT minus all |" in lost.splitlines()[0] and "Minus all: DSC/WT" in lost
     first, second = ((whole.out / name).read_text() for name in ("table.md", "table-minus-dropped.md"))
     own = " Each table is corrected by itself."
     assert first.endswith(own + "\n") and second.endswith(own + "\n")

@@ -71,7 +71,8 @@ def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyR
     """Methods x seeds x folds, resumable; writes `table.md` and `page.html` into `out`.
 
     For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences. Those of
-    arms that are not in `against` any more are removed.
+    arms that are not in `against` any more are removed. Where subsets can be compared with all modalities, `table-drop.md` has
+    what each method loses from each.
 
     Args:
         config: study.yaml.
@@ -89,6 +90,7 @@ def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyR
 
 def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, Table]:
     """Runs a study and writes `table.md` and `page.html`; the table is for the listener."""
+    from comodal.reporting.drops import drop_markdown
     from comodal.reporting.page import write_page
     from comodal.reporting.tables import markdown_table, terminal_table
 
@@ -108,6 +110,11 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     for path in result.out.glob("table-minus-*.md"):
         if path not in files and path.is_file():
             path.unlink()
+    lost = drop_markdown(table)
+    if lost:
+        result.drop_table.write_text(lost, encoding="utf-8")
+    else:
+        result.drop_table.unlink(missing_ok=True)
     plain = terminal_table(table)
     write_page({label: result.runs[label] for label in table.methods}, result.out / "page.html")
     return result, Table(plain.caption + more, plain.columns, plain.rows)

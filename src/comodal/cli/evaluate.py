@@ -29,17 +29,20 @@ def evaluate(
     wanted = names(use, option="--use")
     check_device(device)
     from comodal import api
-    from comodal.reporting.tables import terminal_table
+    from comodal.reporting.drops import drop_document
+    from comodal.reporting.tables import as_table, terminal_table
 
     results = api.evaluate(
         run, split=split, subsets=subsets, use=wanted, cohort=cohort, device=device, on_event=console.on_event
     )
     file = run / "results" / f"{results.split}.json"
-    numbers = terminal_table(results)
+    combined = as_table(results)
+    numbers = terminal_table(combined)
     show = [
         table("", numbers.columns, numbers.rows),
         numbers.caption,
         *(f"note: {note}" for note in results.notes),
         f"Results: {file}",
     ]
-    return Answer(json.loads(results.to_json()), show=show, next=f"comodal report {run} --out {run.name}.html")
+    document = {**json.loads(results.to_json()), "minus_all": drop_document(combined)}
+    return Answer(document, show=show, next=f"comodal report {run} --out {run.name}.html")

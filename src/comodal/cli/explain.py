@@ -23,9 +23,9 @@ def explain(
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="All cases of train, val, test or all.")] = None,
     use: Use = None,
-    explainer: Annotated[str, typer.Option("--explainer", help="grad-cam or nats.")] = "grad-cam",
+    explainer: Annotated[str, typer.Option("--explainer", help="grad-cam, hires-cam or nats.")] = "grad-cam",
     voxels: Annotated[
-        str, typer.Option("--voxels", help="Over which voxels grad-cam sums logits: predicted, labelled or all.")
+        str, typer.Option("--voxels", help="Over which voxels logits are summed: predicted, labelled or all.")
     ] = "predicted",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier explanation.")] = False,
     device: Device = "auto",

@@ -22,6 +22,7 @@ def study(
     from comodal import api
 
     result = api.study(config, out=out, on_event=console.on_event)
+    lost = result.drop_table if result.drop_table.is_file() else None
     document = {
         "out": out,
         "reference": result.reference,
@@ -29,8 +30,10 @@ def study(
         "results": {label: [json.loads(each.to_json()) for each in found] for label, found in result.results.items()},
         "table": out / "table.md",
         "further_tables": result.further_tables,
+        "drop_table": lost,
         "page": out / "page.html",
     }
     show = [f"Table: {out / 'table.md'}"]
     show += [f"Table of the differences from {label}: {path}" for label, path in result.further_tables.items()]
+    show += [] if lost is None else [f"Table of each subset minus all modalities: {lost}"]
     return Answer(document, show=[*show, f"Open the page in a browser: {out / 'page.html'}"])

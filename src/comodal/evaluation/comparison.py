@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comodal.errors import DataError, message
+from comodal.evaluation.drops import drops
 from comodal.evaluation.lacking import lacking_note
 from comodal.evaluation.metrics import metric as metric_of
 from comodal.evaluation.pooling import pooled_samples
@@ -65,8 +66,17 @@ def combine(
     book = _Book(results_by_method, resamples, seed)
     order, present = _rows(results_by_method, modalities)
     metrics = _metrics([run.metric_names for runs in book.results.values() for run in runs])
+    lost = {
+        m: drops(runs, present, order, metrics=metrics, groups=book.groups, resamples=resamples, seed=seed)
+        for m, runs in book.results.items()
+    }
     rows = [
-        StudyRow(p, {m: {k: book.cell(m, p, k) for k in metrics} for m in book.methods}, book.contrasts([p], metrics))
+        StudyRow(
+            p,
+            {m: {k: book.cell(m, p, k) for k in metrics} for m in book.methods},
+            book.contrasts([p], metrics),
+            {m: by[frozenset(p)] for m, by in lost.items() if by.get(frozenset(p))},
+        )
         for p in present
     ]
     evaluated = [m for m in book.methods if book.results[m]]

@@ -37,14 +37,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A method minus the reference, on the cases that both have.
+    """A method minus the reference, or a subset minus all modalities, on the cases that both have.
 
     Attributes:
         value: Mean of the differences per case (pooled metrics: difference of the two values); None without common cases.
         ci95: 95 % interval over patients; None for too few of them.
         n: Cases that both have.
         p_value: Wilcoxon signed-rank test over patients; None for pooled metrics and for fewer than two patients.
-        p_holm: The same after Holm's correction over the rows and methods of this metric.
+        p_holm: The same after Holm's correction over the rows and methods of this metric; of a subset minus all modalities,
+            over the subsets of its method.
     """
 
     value: float | None
@@ -68,11 +69,14 @@ class StudyRow:
         present: The modalities, in canonical order.
         cells: {method: {metric: Cell}}.
         contrasts: {method: {metric: Contrast}}, without the reference; only where both methods have a value.
+        drops: {method: {metric: Contrast}}: this subset minus all modalities, of the same method, on the cases that have all;
+            only where there are some. Empty in the row of all modalities and in the average.
     """
 
     present: tuple[str, ...]
     cells: Mapping[str, Mapping[str, Cell]]
     contrasts: Mapping[str, Mapping[str, Contrast]] = field(default_factory=dict)
+    drops: Mapping[str, Mapping[str, Contrast]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

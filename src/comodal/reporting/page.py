@@ -13,6 +13,7 @@ from comodal.evaluation.statistics import TOO_FEW, TOO_NARROW
 from comodal.evaluation.table import StudyTable
 from comodal.reporting.about import facts, run_label
 from comodal.reporting.answer import MOST_IN_WORDS, answer
+from comodal.reporting.drops import page_drops
 from comodal.reporting.pictures import pictures
 from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section
 from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
@@ -118,6 +119,7 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
         "split": part,
         "tables": page_tables(table),
         "table_caption": caption(table),
+        "drops": page_drops(table),
         "several": len(groups) > 1,
         "reference": table.reference,
         "figure": _subset_figure(table),

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from comodal.evaluation.comparison import combine
+from comodal.evaluation.drops import drop_note, has_drops, no_full_note
 from comodal.evaluation.metrics import METRICS
 from comodal.evaluation.results import Results
 from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 
 Source: TypeAlias = "Results | Sequence[Results] | Mapping[str, Sequence[Results]] | StudyTable"
 FILLED, EMPTY = "●", "○"
-_WIDEST = 12  # columns of numbers that fit on a laptop and on paper
+WIDEST = 12  # columns of numbers that fit on a laptop and on paper
 MOST_IN_ONE = 3  # methods whose differences stand beside their values in Markdown
 
 
@@ -180,7 +181,8 @@ def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> P
         metrics: Which; None shows every DSC (or metric of classes) of a single method, and the primary one of several.
 
     Returns:
-        Columns: one per modality with a filled or an empty circle, n, then the numbers, then differences.
+        Columns: one per modality with a filled or an empty circle, n, then the numbers, then differences. Of a single method,
+        what is lost against all modalities ("minus all") stands beside its primary metric.
     """
     table = as_table(source)
     chosen = tuple(metrics) if metrics is not None else _default_metrics(table)
@@ -189,13 +191,20 @@ def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> P
     columns = [f"{method} {metric}" if several else metric for metric, method in pairs]
     differences = [(metric, method) for metric in chosen for method in table.methods[1:]]
     columns += [f"{method} - {table.reference} {metric}" for metric, method in differences]
+    primary = primary_metric(table)
+    lost = primary if not several and primary in chosen and has_drops(table, primary) else None
+    place = 0 if lost is None else chosen.index(lost) + 1
+    columns[place:place] = [] if lost is None else ["minus all"]
     rows = []
     for row in _rows(table):
         n = row_n(row, chosen)
         texts = [_cell_of(row, method, metric, n) for metric, method in pairs]
         texts += [contrast_text(row.contrasts.get(method, {}).get(metric), metric, n=n) for metric, method in differences]
-        rows.append((*_dots(row, table), "" if n is None else str(n), *texts))
-    return PlainTable((*table.modalities, "n", *columns), tuple(rows), caption(table))
+        if lost is not None:
+            texts.insert(place, contrast_text(row.drops.get(table.reference, {}).get(lost), lost, n=n))
+        rows.append((*dots(row, table), "" if n is None else str(n), *texts))
+    said = caption(table) + ("" if lost is None else f" {drop_note(table, lost)}")
+    return PlainTable((*table.modalities, "n", *columns), tuple(rows), said)
 
 
 def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> str:
@@ -215,6 +224,11 @@ def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> s
     parts = [range(values), [*range(keys), *range(values, width)]] if methods > MOST_IN_ONE else [range(width)]
     grids = [_grid([[line[i] for i in part] for line in (plain.columns, *plain.rows)]) for part in parts]
     return "\n\n".join([*grids, _escaped(plain.caption)]) + "\n"
+
+
+def plain_markdown(plain: PlainTable) -> str:
+    """A table of strings in Markdown, with its caption below."""
+    return f"{_grid([plain.columns, *plain.rows])}\n\n{_escaped(plain.caption)}\n"
 
 
 def _grid(lines: Sequence[Sequence[str]]) -> str:
@@ -244,7 +258,7 @@ def caption(table: StudyTable) -> str:
         )
         if any(METRICS[name.partition("/")[0]].aggregation == "pooled" for name in table.metrics):
             parts.append("Pooled metrics have no value per case: their difference has an interval and no p.")
-    return " ".join(parts)
+    return " ".join(part for part in [*parts, no_full_note(table)] if part)
 
 
 def _corrected_over(table: StudyTable) -> str:
@@ -262,12 +276,12 @@ def page_tables(table: StudyTable) -> list[PageTable]:
     if not names:
         return [_page_table(table, "", ())]
     if len(table.methods) == 1:
-        return [_page_table(table, "", names[i : i + _WIDEST]) for i in range(0, len(names), _WIDEST)]
+        return [_page_table(table, "", names[i : i + WIDEST]) for i in range(0, len(names), WIDEST)]
     families: dict[str, list[str]] = {}
     for name in names:
         stem = name.partition("/")[0]
         families.setdefault(stem if stem in ("DSC", "HD95") else "classes", []).append(name)
-    size = max(_WIDEST // (2 * len(table.methods) - 1), 1)
+    size = max(WIDEST // (2 * len(table.methods) - 1), 1)
     chunks = [family[i : i + size] for family in families.values() for i in range(0, len(family), size)]
     return [_page_table(table, _title(chunk[0]), chunk) for chunk in chunks]
 
@@ -325,7 +339,7 @@ def _page_row(table: StudyTable, row: StudyRow, metrics: Sequence[str]) -> PageR
     cells: list[PageCell] = []
     for metric in metrics:
         cells += [_page_cell(row.cells[method].get(metric, Cell("not run")), metric, n) for method in table.methods]
-        cells += [_page_contrast(row.contrasts.get(method, {}).get(metric), metric, n) for method in table.methods[1:]]
+        cells += [page_contrast(row.contrasts.get(method, {}).get(metric), metric, n) for method in table.methods[1:]]
     if not metrics:
         cells = [PageCell("not run", look="none")]
     dots = tuple(name in row.present for name in table.modalities) if row.present else ()
@@ -340,7 +354,8 @@ def _page_cell(cell: Cell, metric: str, n: int | None) -> PageCell:
     return PageCell(number(cell.value, metric), interval(cell.ci95, metric) + fewer)
 
 
-def _page_contrast(contrast: Contrast | None, metric: str, n: int | None) -> PageCell:
+def page_contrast(contrast: Contrast | None, metric: str, n: int | None) -> PageCell:
+    """A difference as a cell of the page; n where it is not that of the row."""
     if contrast is None or contrast.value is None:
         return PageCell("–", look="none")
     fewer = f" n {contrast.n}" if contrast.n != n else ""
@@ -372,7 +387,8 @@ def _rows(table: StudyTable) -> list[StudyRow]:
     return [*table.rows, *([table.average] if table.average and len(table.averaged) > 1 else [])]
 
 
-def _dots(row: StudyRow, table: StudyTable) -> tuple[str, ...]:
+def dots(row: StudyRow, table: StudyTable) -> tuple[str, ...]:
+    """A filled or an empty circle for each modality."""
     if not row.present:
         return ("average", *[""] * (len(table.modalities) - 1))
     return tuple(FILLED if name in row.present else EMPTY for name in table.modalities)

@@ -103,6 +103,11 @@ class StudyResult:
         """{label of `against`: the table of the differences from it}."""
         return {label: self.out / f"table-minus-{label}.md" for label in self.config.against}
 
+    @property
+    def drop_table(self) -> Path:
+        """The table of each subset minus all modalities; it is there only where some case has them all."""
+        return self.out / "table-drop.md"
+
 
 def load_study(path: Path) -> StudyConfig:
     """Reads and validates a study; the cohort's path becomes absolute.

@@ -1,0 +1,109 @@
+"""The table "minus all modalities": what each method loses without the absent ones, for Markdown and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comodal.evaluation.drops import drop_note, has_drops
+from comodal.evaluation.table import Contrast, StudyRow, StudyTable
+from comodal.reporting.tables import (
+    WIDEST,
+    PageRow,
+    PageTable,
+    PlainTable,
+    contrast_text,
+    dots,
+    heading,
+    page_contrast,
+    plain_markdown,
+    primary_metric,
+)
+
+
+def drop_metric(table: StudyTable) -> str | None:
+    """The primary metric where any subset could be compared with all modalities; None: there is no such table."""
+    metric = primary_metric(table)
+    return metric if metric is not None and has_drops(table, metric) else None
+
+
+def drop_table(table: StudyTable) -> PlainTable | None:
+    """Each subset minus all modalities as strings; methods are columns.
+
+    Args:
+        table: As `combine` makes it.
+
+    Returns:
+        Columns: one per modality, n, then one per method; None where no subset could be compared. n: cases that have all
+        modalities; in the row of these every method has a dash.
+    """
+    metric = drop_metric(table)
+    if metric is None:
+        return None
+    columns = (*table.modalities, "n", *(f"{method} {metric} minus all" for method in table.methods))
+    rows = []
+    for row in table.rows:
+        n, found = _compared(row, table, metric)
+        texts = (contrast_text(drop, metric, n=n) for drop in found)
+        rows.append((*dots(row, table), "" if n is None else str(n), *texts))
+    notes = [f"{note[0].upper()}{note[1:]}." for note in table.notes]
+    return PlainTable(columns, tuple(rows), " ".join([drop_caption(table, metric), *notes]))
+
+
+def drop_markdown(table: StudyTable) -> str:
+    """`drop_table` in Markdown, with its caption below; "" where there is none."""
+    plain = drop_table(table)
+    return "" if plain is None else plain_markdown(plain)
+
+
+def drop_caption(table: StudyTable, metric: str) -> str:
+    """What the numbers of the table are, in sentences, without the notes of `table`: the page has them already."""
+    parts = ["Difference [95 % interval over patients]; n: cases that have all modalities."]
+    if any(count > 1 for count in table.runs.values()):
+        parts.append("Each case is first averaged over the runs (seeds or folds) of a method that have both.")
+    return " ".join([*parts, drop_note(table, metric)])
+
+
+def drop_document(table: StudyTable) -> list[dict[str, Any]] | None:
+    """The same for machines: one entry per subset and method that could be compared; None where there is none."""
+    metric = drop_metric(table)
+    if metric is None:
+        return None
+    return [
+        {"method": method, "present": list(row.present), "metric": metric, **_plain(row.drops[method][metric])}
+        for row in table.rows
+        for method in table.methods
+        if metric in row.drops.get(method, {})
+    ]
+
+
+def page_drops(table: StudyTable) -> Mapping[str, Any] | None:
+    """The section of the page: `tables` (as many methods side by side as fit), `caption`, and the `metric` as one writes it."""
+    metric = drop_metric(table)
+    if metric is None:
+        return None
+    chunks = [table.methods[i : i + WIDEST] for i in range(0, len(table.methods), WIDEST)]
+    name = heading(metric, table=table)
+    tables = [_page_table(table, metric, f"{name}, minus all modalities", methods) for methods in chunks]
+    return {"tables": tables, "caption": drop_caption(table, metric), "metric": name}
+
+
+def _page_table(table: StudyTable, metric: str, title: str, methods: Sequence[str]) -> PageTable:
+    rows = []
+    for row in table.rows:
+        n, found = _compared(row, table, metric)
+        of_method = dict(zip(table.methods, found, strict=True))
+        cells = tuple(page_contrast(of_method[method], metric, n) for method in methods)
+        given = tuple(name in row.present for name in table.modalities)
+        rows.append(PageRow(given, " + ".join(row.present), "" if n is None else str(n), cells))
+    return PageTable("", ((title, len(methods)),), tuple(methods), table.modalities, tuple(rows))
+
+
+def _compared(row: StudyRow, table: StudyTable, metric: str) -> tuple[int | None, list[Contrast | None]]:
+    """The largest n of the row, and the difference of each method, None where there is none."""
+    found = [row.drops.get(method, {}).get(metric) for method in table.methods]
+    return max((drop.n for drop in found if drop is not None), default=None), found
+
+
+def _plain(drop: Contrast) -> dict[str, Any]:
+    return {"value": drop.value, "ci95": drop.ci95, "n": drop.n, "p_value": drop.p_value, "p_holm": drop.p_holm}
