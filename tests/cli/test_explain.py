@@ -20,15 +20,7 @@ from comodal.cli.main import main
 from comodal.data.cohort import Cohort
 from comodal.explain.results import ExplainResults
 
-TINY = [
-    "--set=method.steps=2",
-    "--set=training.batch_size=1",
-    "--set=training.validations=1",
-    "--set=training.threads=1",
-    "--set=data.patch=[48,48,32]",
-    "--set=data.augment=none",
-]
-CIML = ["--set=method.width=2", "--set=method.levels=2"]
+TINY = {"batch_size": 1, "validations": 1, "threads": 1, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +31,24 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cohort.csv"
 
 
-def trained(cohort: Path, folder: Path, method: str, *more: str) -> Path:
+def trained(cohort: Path, folder: Path, method: str, patch: tuple[int, int, int]) -> Path:
+    """Two steps; the file is written here, since `init` measures for seconds what the machine can do."""
     config = folder / f"{method}.yaml"
-    assert main(["init", method, str(cohort), "--out", str(config), "--spatial-dims", "3"]) == 0
-    assert main(["train", str(config), "--out", str(folder / method), "--device", "cpu", *TINY, *more]) == 0
+    said = {
+        "cohort": str(cohort),
+        "method": {"name": method, "width": 2, "levels": 2, "steps": 2},
+        "data": {"spatial_dims": 3, "patch": list(patch), "augment": "none"},
+        "training": TINY,
+    }
+    config.write_text(yaml.safe_dump(said))
+    assert main(["train", str(config), "--out", str(folder / method)]) == 0
     return folder / method
 
 
 @pytest.fixture(scope="module")
 def run(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run that all tests share."""
-    return trained(cohort, tmp_path_factory.mktemp("runs"), "ciml", *CIML)
+    return trained(cohort, tmp_path_factory.mktemp("runs"), "ciml", (48, 48, 32))
 
 
 def document(words: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 0) -> Any:
@@ -149,7 +148,7 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_method_that_does_not_explain_names_those_that_do(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trained(cohort, tmp_path, "unet", "--set=method.width=2", "--set=method.levels=2", "--set=data.patch=[16,16,16]")
+    run = trained(cohort, tmp_path, "unet", (16, 16, 16))
     assert main(["explain", str(run), "--subject", subjects(run)[0], "--out", str(tmp_path / "out")]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "RUN's method must be one that says what each modality adds to another; got UNet." in said

@@ -182,3 +182,66 @@ def test_written_with_its_ceilings(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "ceilings.json").read_text())
     assert {c["metric"] for c in written} == {f"DSC/{name}" for name in cohort.targets[0].classes}
     assert index("csv", tmp_path / "files" / TABLE).ids == cohort.ids
+
+
+# Parts and decoys
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_parts_and_decoys_leave_the_pair_as_it_was(tmp_path: Path, dims: int) -> None:
+    given = {"cases": 4, "size": 24, "dims": dims, "seed": 6, "noise": 0.1, "background": 0.2}
+    plain = ShapesPhantom.model_validate(given)
+    config = ShapesPhantom.model_validate({**given, "decoys": 2, "parts": True})
+    quiet = ShapesPhantom.model_validate({**given, "decoys": 2, "noise": 0.0})
+    write_shapes(tmp_path, config)
+    rows = list(csv.DictReader((tmp_path / "hidden_causes.csv").read_text().splitlines()))
+    meanings = json.loads((tmp_path / "hidden_causes.json").read_text())
+    assert set(meanings) == set(rows[0]) - {"case"}
+    assert meanings["decoy2_semi1_x"]["role"] == "noise" and meanings["decoy2_semi1_x"]["modality"] == "decoy2"
+    shown = set()
+    for k, row in enumerate(rows):
+        before, after, still = (make_case(one, k) for one in (plain, config, quiet))
+        assert list(after) == ["triangle", "ellipse", "decoy1", "decoy2", "seg"] and list(before) == [
+            "triangle",
+            "ellipse",
+            "seg",
+        ]
+        for name in ("triangle", "ellipse"):
+            np.testing.assert_array_equal(before[name], after[name])
+        triangle, ellipse = (still[name] == 255 for name in ("triangle", "ellipse"))
+        np.testing.assert_array_equal(after["seg"], triangle * 1 + ellipse * 2)
+        np.testing.assert_array_equal(before["seg"], after["seg"] > 0)
+        for name in ("decoy1", "decoy2"):
+            centre = np.array([float(row[f"{name}_{axis}"]) for axis in "xyz"[:dims]])
+            points = (np.argwhere(still[name] == 255) + 0.5) / 24
+            assert np.abs(points - centre).max() < 0.28  # the longest half-axis
+            assert np.abs(points.mean(axis=0) - centre).max() < 0.1  # it may be cut by the border
+            shown.add((still[name] == 255).tobytes())
+        shown.add(ellipse.tobytes())
+    assert len(shown) == 3 * len(rows)  # of pairs of their own
+
+
+def test_settings_that_came_later_change_no_older_phantom(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "old", ShapesPhantom(cases=1, size=24))
+    assert set(json.loads((tmp_path / "old" / "phantom.json").read_text())) == {
+        "phantom", "cases", "size", "seed", "dims", "background", "levels", "noise"
+    }  # fmt: skip
+    write_shapes(tmp_path / "new", ShapesPhantom(cases=1, size=24, parts=True))
+    with pytest.raises(DataError, match="another phantom"):
+        write_shapes(tmp_path / "old", ShapesPhantom(cases=1, size=24, parts=True))
+
+
+def test_regions_of_parts_are_ready_for_training_with_their_ceilings(tmp_path: Path) -> None:
+    settings = {"cases": 10, "size": 24, "decoys": 1, "parts": True, "noise": 0.15}
+    cohort = Cohort.load(write_phantom("shapes", tmp_path, settings))
+    assert check_cohort(cohort).ok
+    assert [m.name for m in cohort.modalities] == ["triangle", "ellipse", "decoy1"]
+    (target,) = cohort.targets
+    assert (target.classes, target.codes) == (("union", "triangle", "ellipse"), ((1, 2, 3), (1, 3), (2, 3)))
+    written = json.loads((tmp_path / "ceilings.json").read_text())
+    known = {(one["metric"], tuple(one["present"])): one["value"] for one in written}
+    pair = ("triangle", "ellipse")
+    assert set(known) == {(f"DSC/{r}", s) for r in target.classes for s in (pair[:1], pair[1:], pair)}
+    assert known["DSC/triangle", pair[:1]] == known["DSC/ellipse", pair[1:]] == known["DSC/union", pair] == 1
+    assert 0.3 < known["DSC/ellipse", pair[:1]] < known["DSC/union", pair[:1]] and 0.3 < known["DSC/triangle", pair[1:]] < 0.8
+    assert {one["kind"] for one in written} == {"upper bound"}  # because of the noise

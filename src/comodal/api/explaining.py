@@ -37,7 +37,7 @@ def explain(
         subjects: Cases of the run; or
         split: all cases of "train", "val", "test" or "all". Their weights also go to `RUN/explain/<split>.json`.
         use: Only these modalities are read; None is all that are there.
-        explainer: "grad-cam" or "nats".
+        explainer: "grad-cam", "hires-cam" or "nats".
         voxels: Over which voxels logits are summed.
         overwrite: Replace an earlier explanation.
         device: "auto", "cpu" or "cuda".

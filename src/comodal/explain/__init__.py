@@ -36,6 +36,12 @@ EXPLAINERS: dict[str, Entry] = {
         citation="Shen et al. (2024). Complementary Information Mutual Learning for Multimodality Medical Image Segmentation. "
         "arXiv:2401.02717, Equations (14) and (15).",
     ),
+    "hires-cam": Entry(
+        path="comodal.explain.hirescam:hires_cam",
+        summary="As grad-cam, each place with its own gradient; for networks with instance normalisation, where means cancel.",
+        citation="Draelos, Carin (2020). Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural "
+        "networks. arXiv:2011.08891.",
+    ),
     "nats": Entry(
         path="comodal.explain.nats:nats",
         summary="How much information a segmentor takes from an auxiliary at each place, in nats; regions share it.",

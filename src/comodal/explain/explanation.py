@@ -40,6 +40,8 @@ class Explanation:
             whose primary is absent has no row, and an absent auxiliary no entry.
         sizes: {(primary, region): how many voxels were summed over}; 0 where there were none, and heat is zero then.
         left_out: {(primary, region): why it has no weights}.
+        agreement: {(primary, region, auxiliary): in [0, 1], |sum over voxels of the gradient| over the sum of |gradient|, both
+            summed over channels}; near 0 the gradients cancel, and what rests on their mean is chance. Of Grad-CAM only.
         probabilities: {(primary, region): (X, Y, Z) float32}: what the segmentor alone says.
         nats: {(primary, auxiliary): KL divergence from the prior, summed over channels and over the voxels of the coarse map}.
         nats_maps: {(primary, auxiliary): (X, Y, Z) float32}: the same per voxel of the coarse map, brought to the case's grid.
@@ -51,6 +53,7 @@ class Explanation:
     heat: Mapping[Pair, Mapping[str, Map]]
     sizes: Mapping[Pair, int] = field(default_factory=dict)
     left_out: Mapping[Pair, str] = field(default_factory=dict)
+    agreement: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     probabilities: Mapping[Pair, Map] = field(default_factory=dict)
     nats: Mapping[Pair, float] = field(default_factory=dict)
     nats_maps: Mapping[Pair, Map] = field(default_factory=dict)

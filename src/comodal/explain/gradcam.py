@@ -16,14 +16,16 @@ What the paper leaves open, and what is done here:
 - *Amounts.* One case, one pair: y, N and the number of channels are common to its auxiliaries, so that their zeta can be
   compared with each other, and only with each other.
 
+alpha is a mean of gradients, which may cancel: `agreement` says how much of them is left. Behind the messages of `ciml` stands
+a normalisation; instance normalisation takes out whatever is constant over a picture, and with it all of alpha but what padding
+leaves. Then `hirescam` is the better explainer.
+
 Axis letters: B windows, C channels, X Y Z voxels of the case.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,8 +33,9 @@ import torch
 from torch import Tensor
 
 from comodal.data.preprocessing import PreparedCase
-from comodal.explain.explanation import VOXELS, Explanation, Map, Pair, Voxels, truth_of
+from comodal.explain.explanation import Explanation, Map, Pair, Voxels
 from comodal.explain.nats import Information
+from comodal.explain.summing import Asked, Summing, gradients, with_graph
 from comodal.explain.walking import Step, Walk, upsampled
 from comodal.inference.predictor import Device, evaluating
 from comodal.method import Method
@@ -56,74 +59,31 @@ def heat_of(alpha: Tensor, maps: Tensor) -> Tensor:
 
 @dataclass
 class _Gradients:
-    """What the first pass adds up."""
+    """What the first pass adds up, by (primary, region, auxiliary)."""
 
     walk: Walk
-    voxels: Voxels
-    pairs: dict[Pair, tuple[str, ...]] = field(default_factory=dict)
     sums: dict[tuple[str, str, str], Tensor] = field(default_factory=dict)  # (C,) float64: sum over n of dy / dA_cn
-    sizes: dict[Pair, float] = field(default_factory=dict)
-    left_out: dict[Pair, str] = field(default_factory=dict)
-    truths: dict[Pair, Tensor] = field(default_factory=dict)  # (X, Y, Z) bool, where the voxels are those of the truth
+    sizes: dict[tuple[str, str, str], float] = field(default_factory=dict)  # sum over c and n of |dy / dA_cn|
     coarse: float = 1.0  # N
 
-    def add(self, step: Step) -> None:
-        """Adds the gradients of some windows."""
-        if not self.pairs:
-            self._begin(step)
-        for pair, auxiliaries in self.pairs.items():
-            if pair in self.left_out:
-                continue
-            logit = step.found.logits[pair]
-            chosen = self._chosen(step, pair, logit)
-            counted = torch.where(chosen, step.share, step.share.new_zeros(()))
-            size = float(counted.sum())
-            self.sizes[pair] += size
-            y = (counted * logit).sum()  # Equation (15)'s y^k; a voxel of the case counts once over all windows
-            if size == 0 or not y.requires_grad:
-                continue
-            maps = [step.found.maps[pair[0], name] for name in auxiliaries]
-            gradients = torch.autograd.grad(y, maps, retain_graph=True, allow_unused=True)
-            for name, gradient in zip(auxiliaries, gradients, strict=True):
-                if gradient is not None:
-                    spatial = [axis for axis in range(gradient.ndim) if axis != 1]
-                    self.sums[*pair, name] += gradient.double().sum(dim=spatial).cpu()
-
-    def _begin(self, step: Step) -> None:
-        self.pairs = self.walk.pairs(step.found)
-        for pair, auxiliaries in self.pairs.items():
-            self.sizes[pair] = 0.0
-            for name in auxiliaries:
-                some = step.found.maps[pair[0], name]
-                self.sums[*pair, name] = torch.zeros(some.shape[1], dtype=torch.float64)
-                self.coarse = self.walk.coarse_voxels(some.shape[2:])
-            if self.voxels == "labelled":
-                truth = truth_of(self.walk.method.problem, self.walk.case, pair[1])
-                if truth is None:
-                    self.left_out[pair] = f"since the case has no truth of {pair[1]}"
-                else:
-                    self.truths[pair] = torch.from_numpy(np.ascontiguousarray(truth))
-
-    def _chosen(self, step: Step, pair: Pair, logit: Tensor) -> Tensor:
-        """(B, *patch) bool: the voxels that y sums over."""
-        if self.voxels == "all":
-            return torch.ones_like(logit, dtype=torch.bool)
-        if self.voxels == "predicted":
-            return logit.detach() > 0
-        windows, rows = self.walk.windows, []
-        for start in windows.starts[step.first : step.first + len(logit)]:
-            volume, window = windows.inside(start)
-            row = torch.zeros(windows.window, dtype=torch.bool)
-            row[window] = self.truths[pair][volume]
-            rows.append(row)
-        return torch.stack(rows).reshape(logit.shape).to(logit.device)
+    def add(self, step: Step, asked: Asked) -> None:
+        """Adds the gradients of a pair in some windows."""
+        y = (asked.counted * asked.logit).sum()  # Equation (15)'s y^k; a voxel of the case counts once over all windows
+        maps = [step.found.maps[asked.pair[0], name] for name in asked.auxiliaries]
+        for name, some, gradient in zip(asked.auxiliaries, maps, gradients(y, maps), strict=True):
+            self.coarse, key = self.walk.coarse_voxels(some.shape[2:]), (*asked.pair, name)
+            if gradient is not None:
+                spatial = [axis for axis in range(gradient.ndim) if axis != 1]
+                self.sums[key] = gradient.double().sum(dim=spatial).cpu() + self.sums.get(key, 0)
+                self.sizes[key] = float(gradient.double().abs().sum()) + self.sizes.get(key, 0.0)
 
     def alphas(self) -> dict[tuple[str, str, str], Tensor]:
-        """Equation (15): {(primary, region, auxiliary): (C,) float64}; says of pairs without voxels why they have none."""
-        for pair, size in self.sizes.items():
-            if size == 0 and pair not in self.left_out:
-                self.left_out[pair] = f"since there are no {VOXELS[self.voxels]}"
+        """Equation (15): {(primary, region, auxiliary): (C,) float64}."""
         return {key: total / self.coarse for key, total in self.sums.items()}
+
+    def agreement(self) -> dict[tuple[str, str, str], float]:
+        """How much of the gradients is left in their mean."""
+        return {key: float(self.sums[key].abs().sum()) / size for key, size in self.sizes.items() if size > 0}
 
 
 def grad_cam(
@@ -156,35 +116,24 @@ def grad_cam(
         UnsupportedSubset: No segmentor has its primary and another modality.
     """
     walk = Walk(method, case, subset=subset, overlap=overlap, batch_size=batch_size, device=device)
-    first, information = _Gradients(walk, voxels), Information(walk)
+    summing, first, information = Summing(walk, voxels), _Gradients(walk), Information(walk)
     with evaluating(method):
-        with torch.enable_grad(), _with_graph(method):
+        with with_graph(method):
             for step in walk.steps():
-                first.add(step)
-                information.add(step, first.pairs)
-        heat = _composed(walk, first.pairs, first.alphas())
+                for asked in summing.asked(step):
+                    first.add(step, asked)
+                information.add(step, summing.pairs)
+        heat = _composed(walk, summing.pairs, first.alphas())
     return Explanation(
         explainer="grad-cam",
         voxels=voxels,
         used=walk.subset,
         heat=heat,
-        sizes={pair: math.ceil(size - 1e-3) for pair, size in first.sizes.items()},
-        left_out=first.left_out,
+        sizes=summing.whole_sizes(),
+        left_out=summing.left_out(),
+        agreement=first.agreement(),
         **information.found(),
     )
-
-
-@contextmanager
-def _with_graph(method: Method) -> Iterator[None]:
-    """Lets every weight take part in the graph, so that one starts even in a method that is frozen; each back as it was."""
-    frozen = [parameter for parameter in method.parameters() if not parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
 
 
 @torch.no_grad()

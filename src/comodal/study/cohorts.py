@@ -46,7 +46,8 @@ def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Em
     given = {key: value for key, value in settings.items() if value is not None}
     config = validated(schema, given, f"phantom {name}")
     write(out / "files", config, on_progress=progress)
-    cohort = data.index(phantoms.layout_of(name, config), out / "files" / phantoms.PHANTOMS[name].table)
+    root = out / "files" / phantoms.PHANTOMS[name].table
+    cohort = data.index(phantoms.layout_of(name, config), root, phantoms.options_of(name, config))
     meta = cohort.meta.model_copy(update={"notes": list(dict.fromkeys([*cohort.meta.notes, _note(name)]))})
     made = Cohort.build(meta, cohort.cases, cohort.root)
     if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:

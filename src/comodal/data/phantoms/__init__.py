@@ -32,6 +32,7 @@ class Phantom:
         ceilings: "module:function", called as `function(config)`: the best that any method can reach from each subset of the
             modalities, a list of `Ceiling`. "" where it is not known.
         table: Of a phantom in the layout csv, which indexes a table and not a folder: its name below the root.
+        options: "module:function", called as `function(config)`: what the layout must be told to index it. "" for nothing.
     """
 
     function: str
@@ -41,6 +42,7 @@ class Phantom:
     layouts: Mapping[str, str] = field(default_factory=dict)
     ceilings: str = ""
     table: str = ""
+    options: str = ""
 
 
 PHANTOMS: dict[str, Phantom] = {
@@ -66,6 +68,7 @@ PHANTOMS: dict[str, Phantom] = {
         summary="A triangle and an ellipse that overlap in part, as in ShapeComposition; the target is their union.",
         ceilings="comodal.data.phantoms.shapes_ceilings:ceilings",
         table="table.csv",
+        options="comodal.data.phantoms.shapes:index_options",
     ),
     "chest": Phantom(
         function="comodal.data.phantoms.chest:write_chest",
@@ -120,6 +123,21 @@ def layout_of(name: str, config: BaseModel) -> str:
     """
     phantom = PHANTOMS[name]
     return phantom.layouts.get(getattr(config, "release", ""), phantom.layout)
+
+
+def options_of(name: str, config: BaseModel) -> dict[str, Any]:
+    """What the layout of a phantom must be told to index what it wrote.
+
+    Args:
+        name: A key of PHANTOMS.
+        config: Its configuration.
+
+    >>> from comodal.data.phantoms.shapes import ShapesPhantom
+    >>> options_of("shapes", ShapesPhantom()), options_of("shapes", ShapesPhantom(parts=True))["regions"]["seg"]["triangle"]
+    ({}, (1, 3))
+    """
+    found: dict[str, Any] = _load(PHANTOMS[name].options)(config) if PHANTOMS[name].options else {}
+    return found
 
 
 def ceilings_of(name: str, config: BaseModel) -> list[Ceiling]:

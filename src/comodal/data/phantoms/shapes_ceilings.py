@@ -5,6 +5,9 @@ generative model. It draws the other shape given this one, and marks the pixels 
 of d pixels the best are those with the largest mean of [pixel in the union] / (d + size of the union), and d is searched. What
 it marks is scored against the true union, not against the draws. To mark the shape itself and nothing more, which methods that
 ignore the model end at, is worse; that score is in the sentence of each ceiling.
+
+With `parts` a region that shows in a seen picture is known exactly, and the other shape alone is marked in the same way as the
+union. A decoy is drawn apart from the pair, and adds nothing to any of these: subsets with decoys are not listed.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ Floats = NDArray[np.float64]
 
 
 def ceilings(config: ShapesPhantom, *, pairs: int | None = None) -> list[Ceiling]:
-    """Of "DSC/label-1" from {triangle}, {ellipse} and both.
+    """Of "DSC/label-1" from {triangle}, {ellipse} and both; with `parts` of "DSC/union", "DSC/triangle" and "DSC/ellipse".
 
     With noise the values without noise are upper bounds.
 
@@ -48,39 +51,51 @@ def ceilings(config: ShapesPhantom, *, pairs: int | None = None) -> list[Ceiling
         config: The phantom.
         pairs: Of the Monte Carlo estimate; None takes PAIRS.
     """
-    found = []
     pairs = pairs or PAIRS[config.dims]
     size = min(config.size, CANVAS[config.dims])
-    for number, seen in enumerate(MODALITIES):
+    union: list[Ceiling] = []
+    parts: dict[str, list[Ceiling]] = {name: [] for name in MODALITIES}
+    sure: Literal["exact", "upper bound"] = "upper bound" if config.noise else "exact"
+    kind: Literal["estimate", "upper bound"] = "upper bound" if config.noise else "estimate"
+    cut = ", if there were no noise" if config.noise else ""
+    for number, (seen, other) in enumerate((MODALITIES, MODALITIES[::-1])):
         rng = np.random.default_rng([SEED, number])
-        scores = np.array([score(rng, seen, size=size, dims=config.dims) for _ in range(pairs)])
-        mean, alone = (float(value) for value in scores.mean(axis=0))
-        half = 1.96 * float(scores[:, 0].std(ddof=1)) / math.sqrt(pairs)
-        how = (
-            f"marks what maximises the expected DSC given the {seen} and the generative model ({size} pixels a side); "
-            f"marking the {seen} alone reaches {alone:.3f}"
-        )
-        kind: Literal["estimate", "upper bound"] = "upper bound" if config.noise else "estimate"
-        found.append(Ceiling("seg", "DSC/label-1", (seen,), mean, kind, how, (mean - half, mean + half), pairs))
-    how = "the union of two shapes that are both seen" + (", if there were no noise" if config.noise else "")
-    return [*found, Ceiling("seg", "DSC/label-1", MODALITIES, 1.0, "upper bound" if config.noise else "exact", how)]
+        scores = np.array([score(rng, seen, size=size, dims=config.dims, parts=config.parts) for _ in range(pairs)])
+        how = f"marks what maximises the expected DSC given the {seen} and the generative model ({size} pixels a side)"
+        both = f"{how}; marking the {seen} alone reaches {scores.mean(axis=0)[1]:.3f}"
+        union.append(_estimate("DSC/union" if config.parts else "DSC/label-1", seen, scores, at=0, kind=kind, how=both))
+        if config.parts:
+            parts[other].append(_estimate(f"DSC/{other}", seen, scores, at=2, kind=kind, how=how))
+            for present in ((seen,), MODALITIES):
+                parts[seen].append(Ceiling("seg", f"DSC/{seen}", present, 1.0, sure, f"the {seen} is seen{cut}"))
+    union.append(Ceiling("seg", union[0].metric, MODALITIES, 1.0, sure, f"the union of two shapes that are both seen{cut}"))
+    return [*union, *parts["triangle"], *parts["ellipse"]]
 
 
-def score(rng: np.random.Generator, seen: str, *, size: int, dims: int) -> tuple[float, float]:
-    """DSC on one pair of who sees one shape: of the best mark, and of the shape itself.
+def _estimate(
+    metric: str, seen: str, scores: Floats, *, at: int, kind: Literal["estimate", "upper bound"], how: str
+) -> Ceiling:
+    mean, half = float(scores.mean(axis=0)[at]), 1.96 * float(scores[:, at].std(ddof=1)) / math.sqrt(len(scores))
+    return Ceiling("seg", metric, (seen,), mean, kind, how, (mean - half, mean + half), len(scores))
+
+
+def score(rng: np.random.Generator, seen: str, *, size: int, dims: int, parts: bool = False) -> tuple[float, ...]:
+    """DSC on one pair of who sees one shape: with the union, of the best mark and of the shape itself.
 
     Args:
         rng: Source of the draws.
         seen: "triangle" or "ellipse".
         size: Pixels a side.
         dims: 2 or 3.
+        parts: With the unseen shape, too, of the best mark for that.
     """
     first, second, _ = draw_pair(rng, size, dims)
     one, two = first.masks(size), second.masks(size)
-    own = one[0] if seen == "triangle" else two[0]
+    own, other = (one[0], two[0]) if seen == "triangle" else (two[0], one[0])
     others = unseen(rng, seen, (first, second), size=size, count=POSTERIOR[dims])
     truth = (one | two)[0]
-    return dice(best_mark(others | own), truth), dice(own, truth)
+    found = (dice(best_mark(others | own), truth), dice(own, truth))
+    return (*found, dice(best_mark(others), other)) if parts else found
 
 
 def unseen(rng: np.random.Generator, seen: str, pair: tuple[Polytopes, Ellipsoids], *, size: int, count: int) -> Masks:
