@@ -61,3 +61,20 @@ def test_all_forms_hand_out_the_same_patches_and_small_sets_are_walked() -> None
     whole = 4 * 4 * 120 * 120 * 78
     assert rows["ours-npy"]["bytes"] > whole > 4 * rows["ours"]["bytes"] and rows["monai"]["bytes"] > whole
     assert [row["cases"] for row in found["scale"]["rows"]] == [4, 8] and set(found["scale"]["exponents"]) == {"index", "check"}
+
+
+def test_ciml_and_a_plain_table_1_say_the_same_in_all_tasks() -> None:
+    found = json.loads(script("ciml.py", "--small", "--rounds", "1", "--threads", "1", "--json"))
+    assert (
+        found["agreement"]["probability"] < 1e-4 > found["agreement"]["loss"]
+    )  # over all 15 subsets; the script itself refuses
+    ways = {task["kind"]: [row["way"] for row in task["rows"]] for task in found["tasks"]}
+    assert ways == {
+        "step": ["plain", "ours", "ours, spare heads"],
+        "whole": ["plain", "ours"],
+        "subsets": ["one", "all", "apart", "plain apart"],
+    }
+    for task in found["tasks"]:
+        assert task["rows"][0]["ratio"] == 1
+        assert all(row["cpu_seconds"] > 0 for row in task["rows"])
+    assert found["tasks"][-1]["all_over_apart"]["ratio"] > 0 < found["tasks"][-1]["all_over_plain apart"]["ratio"]

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, softplus
 
-from comodal.networks.message_passing import LIMIT, Complement, Gate, MessageGenerator, Norm, Predictor, level_channels
+from comodal.networks.message_passing import (
+    LIMIT,
+    Complement,
+    Gate,
+    MessageGenerator,
+    Norm,
+    Predictor,
+    level_channels,
+    side_by_side,
+)
 
 PATCH = {2: (16, 8), 3: (8, 16, 8)}
 BOTH = pytest.mark.parametrize("dims", [2, 3])
@@ -344,3 +353,16 @@ def test_what_it_makes_of_its_own_image_does_not_depend_on_messages() -> None:
         predictor(own, [k if there else None for k, there in zip(complements, chosen, strict=True)])
     assert all(torch.equal(a, b) for a, b in zip(own, before, strict=True))  # nothing is written into what is kept
     assert len(own) == 4 and math.prod(own[-1].shape[2:]) == math.prod(messages[1].shape[2:])
+
+
+@pytest.mark.parametrize("classes", [(1,), (2, 1)])
+@BOTH
+def test_last_convolutions_side_by_side_are_those_one_after_the_other(dims: int, classes: tuple[int, ...]) -> None:
+    conv = nn.Conv2d if dims == 2 else nn.Conv3d
+    heads = [conv(4, k, 3, padding=1) for k in classes]
+    features = normal(2, 4, *PATCH[dims], seed=3).requires_grad_()
+    found, expected = side_by_side(heads, features), [head(features) for head in heads]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(sum(each.square().sum() for each in some), features)[0] for some in (found, expected)]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)

@@ -14,7 +14,13 @@ from torch.multiprocessing.spawn import spawn
 
 from comodal.batch import Batch
 from comodal.modality import Target
-from comodal.networks.segmentation import segmentation_losses, segmentation_probabilities, soft_dice, split_logits
+from comodal.networks.segmentation import (
+    region_logits,
+    segmentation_losses,
+    segmentation_probabilities,
+    soft_dice,
+    split_logits,
+)
 
 REGIONS = Target("seg", "regions", ("WT", "TC"))
 LABELS = Target("organs", "labels", ("background", "liver", "spleen"))
@@ -143,6 +149,16 @@ def test_regions_are_independent_and_labels_sum_to_one() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- losses
+def test_log_odds_of_a_region_are_those_of_its_probability() -> None:
+    logits = random_case(4, classes=5)[0]
+    found, said = region_logits(logits, (REGIONS, LABELS)), segmentation_probabilities(logits, (REGIONS, LABELS))
+    assert list(found) == ["WT", "TC", "liver", "spleen"]
+    for target, name, k in [(REGIONS, "WT", 0), (REGIONS, "TC", 1), (LABELS, "liver", 1), (LABELS, "spleen", 2)]:
+        torch.testing.assert_close(found[name], torch.logit(said[target.name][:, k]))
+    named = region_logits(logits, (REGIONS, LABELS), named=True)
+    assert list(named) == ["seg.WT", "seg.TC", "organs.liver", "organs.spleen"]
+
+
 def test_regions_by_hand() -> None:
     # one voxel, logit 0: p = 0.5, truth 1. Dice (2 * 0.5) / 1.5, cross-entropy log 2. The other region: p = 0.5, truth 0
     batch = batch_of({"seg": torch.tensor([[[[1]], [[0]]]], dtype=torch.uint8)}, {"seg": torch.tensor([True])})

@@ -37,8 +37,8 @@ Device: TypeAlias = str | torch.device
 Probabilities: TypeAlias = dict[str, NDArray[np.float32]]
 
 MIN_WEIGHT = 1e-3  # as MONAI: the corner of a Gaussian window is 4e-11, too little to be divided by
-BATCH_VOXELS = 64**3
-ACCUMULATORS = 512 * 2**20  # bytes for the probabilities of subsets that are decoded from one encoding
+BATCH_VOXELS = 2 * 64**3  # two windows: torch keeps small convolutions of a single one from its fast library on a CPU
+ACCUMULATORS = 1536 * 2**20  # bytes for probabilities of subsets decoded from one encoding: all 15 of BraTS, three regions each
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ def batches_of(problem: Problem, case: PreparedCase, subset: Subset, *, windows:
 
 
 def batch_size_of(problem: Problem) -> int:
-    """Windows or slices at once where nobody says how many: as many as have the voxels of one window of 64^3."""
+    """Windows or slices at once where nobody says how many: as many as have the voxels of two windows of 64^3."""
     return max(1, BATCH_VOXELS // math.prod(problem.patch or (1,)))
 
 
@@ -343,7 +343,7 @@ def predict_case(
         case: Must hold the modalities of every subset.
         subsets: Each a non-empty set of names.
         overlap: Least overlap of neighbouring windows, in [0, 1).
-        batch_size: Windows (3-D) or slices (2-D) at once; None: as many as have the voxels of one window of 64^3.
+        batch_size: Windows (3-D) or slices (2-D) at once; None: as many as have the voxels of two windows of 64^3.
         extras: Whether to keep the method's extras, which may be larger than the probabilities.
         device: Where the method is.
 

@@ -41,8 +41,8 @@ from comodal.method import (
 )
 from comodal.modality import Target
 from comodal.networks.assignment import Opinion, Share, ensemble, narrowed, nested_regions, share_out
-from comodal.networks.message_passing import Gate, Noise, level_channels
-from comodal.networks.segmentation import labelled_where, segmentation_losses, segmentation_probabilities
+from comodal.networks.message_passing import Gate, Noise, level_channels, side_by_side
+from comodal.networks.segmentation import labelled_where, region_logits, segmentation_losses, segmentation_probabilities
 from comodal.networks.segmentors import Heard, Segmentors, count_classes, spread_rows
 from comodal.processes import mean_over_processes
 
@@ -267,9 +267,8 @@ class CIML(Method):
         count = self.config.samples if self._talks and self.config.filter else 0
         draws, used = [], present & False
         for sample in range(max(count, 1)):
-            found = {s.name: self._listen(s, encoded, present, sample if count else None) for s in self.owners}
-            draws.append(self._opinions(found, present))
-            used = self._used(found, present)
+            said, used = self._opinions(encoded, present, sample if count else None)
+            draws.append(said)
         mean = {name: torch.stack([d[name] for d in draws]).mean(dim=0) if count else value for name, value in draws[0].items()}
         extras = {}
         if count > 1:
@@ -277,21 +276,26 @@ class CIML(Method):
             extras = {of[name]: torch.stack([d[name] for d in draws]).std(dim=0) for name in mean}
         return Prediction(mean, used=used, extras=extras)
 
-    def _listen(self, share: Share, encoded: Mapping[str, tuple[Tensor, ...]], present: Tensor, sample: int | None) -> Heard:
-        noise = None if sample is None else self._noise(share, sample)
-        return self.network.listen(share, encoded, present, noise=noise)
+    def _opinions(
+        self, encoded: Mapping[str, tuple[Tensor, ...]], present: Tensor, sample: int | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """{target: (B, K, *spatial)}: what the segmentors say of each region on average; and what they used, (B, M) bool.
 
-    def _opinions(self, found: Mapping[str, Heard], present: Tensor) -> dict[str, Tensor]:
-        """{target: (B, K, *spatial)}: what the segmentors say of each region on average."""
+        One after the other, so that the features of one are gone before those of the next, which are large.
+        """
         owners, others = list[Opinion](), list[Opinion]()
+        used = torch.zeros_like(present)
         for share in self.owners:
-            heard = found[share.name]
-            for head, targets, tail in self._heads(share) if len(heard.rows) else ():
-                if not tail or self._orphaned(targets, present):
-                    said = segmentation_probabilities(head(heard.features), targets)
+            noise = None if sample is None else self._noise(share, sample)
+            heard = self.network.listen(share, encoded, present, noise=noise)
+            if len(heard.rows):
+                heads = [h for h in self._heads(share) if not h[2] or self._orphaned(h[1], present)]
+                for (_, targets, tail), logits in zip(heads, side_by_side([h[0] for h in heads], heard.features), strict=True):
+                    said = segmentation_probabilities(logits, targets)
                     (others if tail else owners).append(Opinion(heard.rows, targets, said))
+                self._use(share, heard, used)
         together = ensemble(owners, self.problem.targets, len(present), spare=others)
-        return nested_regions(together, self.problem.targets, self.config.nested)
+        return nested_regions(together, self.problem.targets, self.config.nested), used
 
     def _noise(self, share: Share, sample: int) -> Noise:
         """The same noise for every row of every call, so that a prediction depends on its case alone."""
@@ -313,17 +317,13 @@ class CIML(Method):
                     return True
         return False
 
-    def _used(self, found: Mapping[str, Heard], present: Tensor) -> Tensor:
-        """(B, M) bool: the images of segmentors that spoke, and those of the messages that they heard."""
-        used = torch.zeros_like(present)
-        for share in self.owners:
-            heard = found[share.name]
-            everyone = torch.ones_like(heard.rows, dtype=torch.bool)
-            senders = zip(self.network.others(share), heard.senders.unbind(dim=1), strict=True)
-            for other, came in [(share, everyone), *senders]:
-                for name in other.images:
-                    used[heard.rows[came], self.problem.names.index(name)] = True
-        return used
+    def _use(self, share: Share, heard: Heard, used: Tensor) -> None:
+        """Marks in `used`, (B, M) bool, the images of a segmentor that spoke, and those of the messages that it heard."""
+        everyone = torch.ones_like(heard.rows, dtype=torch.bool)
+        senders = zip(self.network.others(share), heard.senders.unbind(dim=1), strict=True)
+        for other, came in [(share, everyone), *senders]:
+            for name in other.images:
+                used[heard.rows[came], self.problem.names.index(name)] = True
 
     # ------------------------------------------------------------------------------------------------ explanation
     @property
@@ -361,9 +361,9 @@ class CIML(Method):
             kl = torch.where(heard.senders[:, sender].reshape(-1, *[1] * (kl.ndim - 1)), kl, 0.0).sum(dim=1)
             found.nats[share.name, senders[sender].name] = spread_rows(kl, rows, len(present))
         head, targets, _ = self._heads(share)[0]
-        logits = spread_rows(head(heard.features), rows, len(present)).unbind(dim=1)
-        names = [name for target in targets for name in target.classes]
-        found.logits.update({(share.name, name): one for name, one in zip(names, logits, strict=True)})
+        several = sum(target.is_segmentation for target in self.problem.targets) > 1
+        for name, odds in region_logits(head(heard.features), targets, named=several).items():
+            found.logits[share.name, name] = spread_rows(odds, rows, len(present))
 
 
 def _fresh(_: int, mean: Tensor) -> Tensor:

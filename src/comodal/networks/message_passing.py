@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -308,3 +308,29 @@ class Predictor(nn.Module):
         weight = module.weight[start : start + part.shape[1]]
         run = conv_transpose2d if self.dims == 2 else conv_transpose3d
         return run(part, weight, module.bias if bias else None, stride=2, padding=1, output_padding=1)
+
+
+def side_by_side(heads: Sequence[nn.Module], features: Tensor) -> list[Tensor]:
+    """What each of several last convolutions makes of the same features, for less than one of them costs by itself.
+
+    A convolution to one or two channels costs as much as one to sixteen, since that is how wide a processor computes. In 3-D
+    each plane of the kernel is therefore a channel of its own, of a convolution in the other two axes; what the planes say is
+    then added up, each moved by its place.
+
+    Args:
+        heads: Convolutions with kernels of 3 on each axis, padded by 1.
+        features: (b, c_1, *spatial).
+
+    Returns:
+        (b, classes, *spatial) of each.
+    """
+    weight = torch.cat([cast(Tensor, head.weight) for head in heads])
+    bias = torch.cat([cast(Tensor, head.bias) for head in heads])
+    if features.ndim == 4:
+        found = conv2d(features, weight, bias, padding=1)
+    else:
+        before, here, after = conv3d(features, torch.cat(weight.split(1, dim=2)), padding=(0, 1, 1)).chunk(3, dim=1)
+        found = here + bias.reshape(-1, 1, 1, 1)
+        found[:, :, 1:] += before[:, :, :-1]
+        found[:, :, :-1] += after[:, :, 1:]
+    return list(found.split([len(cast(Tensor, head.weight)) for head in heads], dim=1))

@@ -33,6 +33,32 @@ def segmentation_probabilities(logits: Tensor, targets: Sequence[Target]) -> dic
     return {name: _probabilities(value, wanted[name]) for name, value in split_logits(logits, targets).items()}
 
 
+def region_logits(logits: Tensor, targets: Sequence[Target], *, named: bool = False) -> dict[str, Tensor]:
+    """The log odds of each region or label, for explainers: their sigmoid is its probability. A background is left out.
+
+    Of regions these are the logits. Labels exclude each other, so that the odds are against all others of the target:
+    z_k - log sum_{j != k} exp z_j.
+
+    Args:
+        logits: (B, K of all, *spatial).
+        targets: Segmentation targets, in order.
+        named: Whether a region is called "target.region".
+
+    Returns:
+        {region: (B, *spatial)}.
+    """
+    wanted, found = {t.name: t for t in targets}, dict[str, Tensor]()
+    for name, value in split_logits(logits, targets).items():
+        target = wanted[name]
+        for k, region in enumerate(target.classes):
+            if k != target.background:
+                odds = value[:, k]
+                if target.kind == "labels":
+                    odds = odds - torch.cat([value[:, :k], value[:, k + 1 :]], dim=1).logsumexp(dim=1)
+                found[f"{name}.{region}" if named else region] = odds
+    return found
+
+
 def soft_dice(probabilities: Tensor, truth: Tensor, *, batch: bool, smooth: float = 1e-5) -> Tensor:
     """Soft Dice coefficient, Equation (11) of Shen et al. (2024), CIML, on probabilities, averaged over classes (and rows).
 

@@ -142,7 +142,8 @@ class Segmentors(nn.Module):
         levels = len(self.filters)
         senders = self._senders(share, present, kept)[rows]
         if not len(rows):
-            empty = next(iter(encoded.values()))[0].new_zeros((0, self.filters[0], *self.problem.patch))
+            # Like a weight, since `encoded` may be empty: no row need have all images of any segmentor.
+            empty = next(self.predictor(share).last.parameters()).new_zeros((0, self.filters[0], *self.problem.patch))
             return Heard(rows, senders, empty, (None,) * levels)
         own = _rows(encoded[share.name], rows)
         complements: list[Complement | None] = [None] * levels
