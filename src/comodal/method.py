@@ -250,6 +250,7 @@ class MethodConfig(BaseModel):
     on_cpu: ClassVar[
         Mapping[str, Any]
     ] = {}  # keys that `comodal init` sets where there is no GPU, as the defaults cost too much
+    patch_step: ClassVar[int] = 1  # what the sides of a patch must be multiples of, at its default levels: `comodal init` asks
     at_test: ClassVar[frozenset[str]] = frozenset()  # keys that no weight depends on: `comodal predict --set` may change them
 
 

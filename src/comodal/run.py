@@ -256,9 +256,11 @@ class Run:
         """
         free = sorted(f"method.{name}" for name in self.config.method_class().Config.at_test)
         for item in overrides:
-            if item.partition("=")[0] not in free:
+            key = item.partition("=")[0]
+            if key not in free:
+                meant = f"method.{key}" if f"method.{key}" in free else next(iter(free), "")
                 rule = f"name what {self.label} lets change once it is trained ({', '.join(free) or 'nothing'})"
-                do = f"For instance --set {free[0]}=..." if free else "Train it with the other value"
+                do = f"For instance --set {meant}=..." if free else "Train it with the other value"
                 raise ConfigError(message("--set", rule, repr(item), do=do))
         values = apply_overrides({"method": dict(self.config.method)}, overrides)
         return replace(self, config=self.config.model_copy(update=values).resolved())

@@ -206,7 +206,7 @@ def test_a_method_that_does_not_explain_is_refused_with_those_that_do() -> None:
         def requires(self) -> Requirements:
             return Requirements(tasks=("segmentation",))
 
-    with pytest.raises(ConfigError, match=r"got Silent\. Train one of these, with messages: .*ciml"):
+    with pytest.raises(ConfigError, match=r"got Silent\. Train one of these on several images, with messages: .*ciml"):
         grad_cam(Silent(problem(SHAPE), MethodConfig()), case(noise(SHAPE)), subset=NAMES)
 
 

@@ -32,7 +32,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from comodal.batch import Batch
 from comodal.errors import ConfigError
-from comodal.method import Problem
+from comodal.method import Losses, Problem
 from comodal.methods import ciml
 from comodal.methods.ciml import CIML, CIMLConfig
 from comodal.modality import Target
@@ -274,8 +274,17 @@ def test_the_order_of_modalities_does_not_matter() -> None:
 def test_rows_that_only_send_teach_nobody() -> None:
     """A batch may have no others; its loss has a gradient all the same, of zero."""
     built = method(assignment={"flair": ["WT", "TC", "ET"], "t1": [], "t1ce": [], "t2": []})
-    terms = losses(built, batch_of("t1", "t1ce t2"))
-    assert {name: float(value.detach()) for name, value in terms.items()} == dict.fromkeys(terms, 0.0)
+    _teaches_nobody(built, losses(built, batch_of("t1", "t1ce t2")))
+
+
+def test_rows_that_no_segmentor_can_read_teach_nobody() -> None:
+    """Each has a part of what a segmentor of two images needs, so that nothing at all is encoded."""
+    built = method(assignment={"flair+t1": ["WT", "TC"], "t1ce+t2": ["ET"]})
+    _teaches_nobody(built, losses(built, batch_of("flair", "t2")))
+
+
+def _teaches_nobody(built: CIML, terms: Losses) -> None:
+    assert terms and {name: float(value.detach()) for name, value in terms.items()} == dict.fromkeys(terms, 0.0)
     total(terms).backward()
     assert all(p.grad is None or not p.grad.any() for p in built.parameters())
 

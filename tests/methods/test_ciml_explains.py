@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from tests.methods.ciml_fakes import (
+    ORGANS,
     OWNERS,
+    REGIONS,
     TABLE_5,
     batch_of,
     losses,
@@ -41,6 +43,20 @@ def test_maps_lead_to_logits() -> None:
         others = [kappa for pair, kappa in told.maps.items() if pair[0] != primary]
         found = torch.autograd.grad(logits.sum(), others, retain_graph=True, allow_unused=True)
         assert all(gradient is None for gradient in found)
+
+
+def test_logits_of_labels_are_log_odds_and_targets_are_told_apart() -> None:
+    """Their sigmoid is the softmax of the segmentor; the background has no row."""
+    alone = method(problem((16, 16), ORGANS, names=("flair", "t1")), assignment={"flair": ["organs"], "t1": []}).eval()
+    batch = make_batch(alone.problem, 2)
+    told, said = alone.complements(batch), predicted(alone, batch).probabilities["organs"]
+    assert set(told.logits) == {("flair", "liver"), ("flair", "spleen")}
+    for k, name in enumerate(ORGANS.classes[1:], 1):
+        torch.testing.assert_close(told.logits["flair", name].sigmoid(), said[:, k])
+    again = Target("later", "regions", ("WT",), ((1,),), (1,))
+    both = method(problem((16, 16), REGIONS, again), assignment=None).eval()
+    keys = {region for primary, region in both.complements(make_batch(both.problem, 1)).logits if primary == "flair"}
+    assert keys == {"seg.WT", "seg.TC", "seg.ET", "later.WT"}
 
 
 @pytest.mark.parametrize("variant", ["message and attention", "message and filter"])

@@ -79,6 +79,26 @@ def test_a_region_that_is_never_found_is_called_so() -> None:
     assert empty_predictions(table, "unet") == ("DSC WT is below 0.01, so practically nothing is found, from flair.",)
 
 
+def test_a_dsc_of_empty_cases_alone_is_called_so() -> None:
+    """Without a distance in any case, a DSC above 0 is the share of cases where neither truth nor prediction has any."""
+
+    def run(method: str, n_pos: int | None, *, distance: float | None) -> Results:
+        values = {"DSC/WT": MetricValue(value=0.55, n=20, n_pos=n_pos, n_neg=None if n_pos is None else 20 - n_pos)}
+        values["HD95/WT"] = MetricValue(value=distance, n=0 if distance is None else 3)
+        return Results(
+            method=method, cohort="c", split="test", seed=0, subsets=(SubsetResult(present=AB, metrics=values),), cases=()
+        )
+
+    table = as_table([run("unet", 9, distance=None), run("ciml", 9, distance=4.0), run("healthy", 0, distance=None)])
+    assert empty_predictions(table, "unet") == (
+        (
+            "DSC WT (0.550 from flair+t1) is of cases alone in which neither truth nor prediction has any: where there is "
+            "some, none is found."
+        ),
+    )
+    assert empty_predictions(table, "ciml") == empty_predictions(table, "healthy") == ()
+
+
 def test_many_methods_are_an_ordered_list_and_who_stands_out() -> None:
     """Four paragraphs of differences would be read by nobody."""
     values = {"a": 0.5, "b": 0.7, "c": 0.5, "d": 0.3}

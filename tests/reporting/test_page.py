@@ -217,6 +217,15 @@ def test_a_restricted_evaluation_is_shown_only_where_there_is_no_whole_one(
     assert "Only pre was read." in text and "not run" in text and "on 16 test cases, from pre" in text
 
 
+def test_the_complete_set_alone_has_one_row_and_a_sentence(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
+    run = make_run("c", worlds["lgg"], method="unet")
+    result = read_run(run).results["test"]
+    result.model_copy(update={"subsets": result.subsets[-1:]}).save(run / "results" / "test.json")
+    text = Elements(write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "All modalities together" in text and "no smaller subset of them was run" in text
+    assert "not run" not in text and "Every subset" not in text and "from every subset" not in text
+
+
 def test_labels_of_ones_own(make_run: Make, worlds: dict[str, Any], tmp_path: Path) -> None:
     runs = {
         "narrow": [make_run("a", worlds["chest"], method="x")],

@@ -391,6 +391,18 @@ def test_the_command_takes_extras_and_settings(tmp_path: Path, capsys: pytest.Ca
     assert "lets change once it is trained (method.nested, method.samples)" in " ".join(capsys.readouterr().err.split())
 
 
+def test_extras_that_an_overwritten_prediction_leaves_behind_are_named(tmp_path: Path) -> None:
+    run, said = ciml_run(tmp_path), list[Any]()
+    more: dict[str, Any] = {"inputs": {"a": tmp_path / "own" / "p0_a.nii.gz"}, "out": tmp_path / "out", "device": "cpu"}
+    for overrides in (["method.samples=2"], ["method.samples=2"], []):
+        api.predict(run.path, **more, extras=True, overrides=overrides, overwrite=True, on_event=said.append)
+    api.predict(run.path, **more, subject="other", overwrite=True, on_event=said.append)
+    names = ", ".join(f"prediction_uncertainty_{region}.nii.gz" for region in ("ET", "WT"))
+    assert [event.text for event in said if getattr(event, "level", "") == "warning"] == [
+        f"of an earlier prediction, and not of this one, in {tmp_path / 'out' / 'extras'}: {names}"
+    ]
+
+
 def test_what_says_nothing_besides_is_told_and_no_error(run: Run, tmp_path: Path) -> None:
     said: list[Any] = []
     more: dict[str, Any] = {
@@ -414,6 +426,7 @@ def test_what_says_nothing_besides_is_told_and_no_error(run: Run, tmp_path: Path
     [
         ("method.width=3", r"--set must name what ciml lets change once it is trained \(method.nested, method.samples\); got"),
         ("training.seed=1", r"For instance --set method.nested=..."),
+        ("samples=3", r"For instance --set method.samples=..."),
         ("method.samples", r"must be of the form a.b=value"),
         ("method.samples=-1", r"method.samples must be greater than or equal to 0; got -1"),
         ("method.nested=[XX]", r"method.nested must name regions of the targets; got XX"),

@@ -19,7 +19,7 @@ from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetR
 from comodal.evaluation.statistics import holm, paired_difference
 from comodal.reporting.about import Facts
 from comodal.reporting.reproduction import comparable
-from comodal.reporting.variants import _differences, _notes, _numbers, variant_text
+from comodal.reporting.variants import _apart, _differences, _notes, _numbers, variant_text
 from comodal.study import reproducing, variants
 from comodal.study.cohorts import write_phantom
 from comodal.study.published_ciml import VARIANTS, Column, VariantRow, VariantTable
@@ -209,6 +209,41 @@ def test_folds_are_counted_together_and_seeds_once(found: VariantReproduction) -
         assert [(one.n, one.without) for one in again.empties] == [(8, 0), (8, 1)]
 
 
+def test_a_dice_is_taken_apart_where_cases_lack_the_region(found: VariantReproduction) -> None:
+    """By hand: in p2 neither truth nor prediction has ET; of the other seven the mean is that of the table without its 1."""
+    assert [(one.method, one.region, one.n, one.without, one.left_empty) for one in found.apart] == [
+        ("old", "ET", 7, 1, 1.0),
+        ("new", "ET", 7, 1, 1.0),
+    ]
+    for one in found.apart:
+        rest = [value for k, value in enumerate(VALUES[one.method]["DSC/ET"]) if k != 2]
+        assert one.value == pytest.approx(100 * np.mean(rest))
+    halves = {**found.study.results, "old": [made_up("old", cases=range(4)), made_up("old", cases=range(4, 8))]}
+    twice = {**found.study.results, "old": [made_up("old"), made_up("old", seed=1)]}
+    for results in (halves, twice):
+        again = beside_variants(STUB, replace(found.study, results=results)).apart[0]
+        assert (again.n, again.without, again.left_empty) == (7, 1, 1.0)
+        assert again.value == pytest.approx(found.apart[0].value)
+    (shown,) = _apart(found)
+    assert shown.columns == ("method", "Dice ET (%), the 7 cases with it", "left empty, of 1 without")
+    assert shown.rows == (("old", "17.1", "1"), ("new", "27.1", "1"))
+    other = found.study.results["old"][0].conventions.model_copy(update={"dsc_empty": "exclude-both"})
+    changed = [run.model_copy(update={"conventions": other}) for run in found.study.results["old"]]
+    others = beside_variants(STUB, replace(found.study, results={**found.study.results, "old": changed})).apart
+    assert [one.method for one in others] == ["new"]
+
+
+def test_an_arm_of_fewer_modalities_is_compared_and_named(found: VariantReproduction) -> None:
+    whole = made_up("new")
+    few = whole.model_copy(
+        update={"subsets": whole.subsets[:1], "cases": tuple(case for case in whole.cases if case.present == ("flair",))}
+    )
+    again = beside_variants(STUB, replace(found.study, results={**found.study.results, "new": [few]}))
+    assert again.lines == found.lines  # the made-up numbers of both rows are alike
+    assert "From fewer modalities than the others: new (flair)." in _notes(again, Facts((), (), (), (), ()))
+    assert not any("fewer modalities" in note for note in _notes(found, Facts((), (), (), (), ())))
+
+
 def test_what_is_scaled_down_is_said(found: VariantReproduction) -> None:
     assert found.otherwise == (
         "cases 1 instead of 12",
@@ -221,6 +256,14 @@ def test_what_is_scaled_down_is_said(found: VariantReproduction) -> None:
     )
     paper = load_study(reproducing.FOLDER / STUB.study)
     assert otherwise(STUB, paper, 12) == []
+    own = [arm.model_copy(update={"name": "moddrop", "config": {**arm.config, "rate": 0.5}}) for arm in paper.methods[:1]]
+    training = paper.training.model_copy(update={"overlap": 0.25})
+    changed = paper.model_copy(update={"methods": (*own, *paper.methods[1:]), "training": training})
+    assert otherwise(STUB, changed, 12) == [
+        "method moddrop instead of unet (old)",
+        "rate 0.5 instead of 0.001 (old)",
+        "overlap of windows 0.25 instead of 0.5",
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------------- text
@@ -249,7 +292,7 @@ def test_tables_and_notes_say_what_the_numbers_are(found: VariantReproduction) -
         "Of the published numbers, Old: of another split.",
         "(sic): Dice mean of Old should be 70.25.",
         "otherwise than in the paper's configuration (stub.yaml): cases 1 instead of 12",
-        "Cases without the region: ET in 1 of 8.",
+        "Cases without the region: ET in 1 of 8, so that who never finds any has 12.5 %.",
         "both empty 1, one empty 0",
         "left out where truth or prediction is empty",
         "Mean HD95 is the mean of the regions' means",
@@ -291,6 +334,7 @@ def test_the_table_is_done_again_on_the_complete_set_alone_and_resumed(
     assert titles == [
         "Dice: published, and ours [95 % interval]",
         "HD95: published, and ours [95 % interval]",
+        *(["Ours: Dice of ET where it is, and how often none is found where it is not"] if made.apart else []),
         "Ours: method − old",
         "What each method got",
     ]
@@ -310,6 +354,19 @@ def test_the_table_is_done_again_on_the_complete_set_alone_and_resumed(
     assert document["otherwise"] == list(made.otherwise) and len(document["lines"]) == 4 * 6
     assert document["lines"][2]["correct"] == 70.25 and document["lines"][6]["ours"]["value"] is None
     assert document["empties"][0]["region"] == "WT" and all(Path(file).is_file() for file in document["files"].values())
+
+
+def test_the_folder_of_another_table_is_refused(stub: VariantTable, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    others = [{**arm, "label": f"other-{arm['label']}"} for arm in STUDY["methods"]]
+    (out / "study.yaml").write_text(yaml.safe_dump({**STUDY, "methods": others}))
+    with pytest.raises(ConfigError) as caught:
+        api.reproduce("stub/table8", out=out)
+    assert str(caught.value) == (
+        "study.methods must include an arm of this table (old, new, larger); got other-old, other-new "
+        f"[file {out / 'study.yaml'}]. Choose another --out: this study is of another table."
+    )
 
 
 def test_an_arm_without_all_regions_is_refused(stub: VariantTable, tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_volumes_are_trained_as_volumes(tmp_path: Path) -> None:
     assert config.splits.fractions == (0.6, 0.2, 0.2)  # of few cases, validation and test take more
 
 
+def test_a_patch_is_one_that_the_network_can_halve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "measure", lambda *_, **__: None)
+    made = plan("ciml", volumes(tmp_path / "c", (56, 56, 36), [(2, 2, 2)] * 3))
+    assert made.config.data.patch == (48, 48, 48)  # 40 would do for a U-Net of four levels
+    assert "multiples of 16 which the network can halve" in made.text
+    assert plan("unet", volumes(tmp_path / "d", (56, 56, 36), [(2, 2, 2)] * 3)).config.data.patch == (48, 48, 40)
+
+
 def test_a_large_volume_is_seen_coarser_on_a_cpu(tmp_path: Path) -> None:
     made = plan("unet", volumes(tmp_path / "c", (200, 200, 200), [(1, 1, 1)]))
     assert made.config.data.spacing == (2.0, 2.0, 2.0)  # 8 million voxels, of which 1 million are affordable

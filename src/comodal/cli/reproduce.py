@@ -70,6 +70,6 @@ def _of_kind(found: AnyReproduction) -> dict[str, Any]:
         return {"metric": table.metric, "unit": table.unit, "difference": f"{table.subject} - method"}
     own = {"statement": found.table.statement, "otherwise": found.otherwise, "difference": f"method - {found.study.reference}"}
     if isinstance(found, VariantReproduction):
-        return own | {"empties": found.empties}
+        return own | {"empties": found.empties, "apart": found.apart}
     pair = dict(zip(("primary", "auxiliary"), found.pair, strict=True))
     return {"statement": own["statement"], "otherwise": own["otherwise"], **pair, "ceiling": found.ceiling}

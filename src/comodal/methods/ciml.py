@@ -86,6 +86,7 @@ class CIMLConfig(OneStageConfig):
     nested: tuple[str, ...] = Field((), description="regions from the inside out that must contain each other, as [ET, TC, WT]")
 
     on_cpu: ClassVar[Mapping[str, Any]] = {"width": 8}
+    patch_step: ClassVar[int] = 16
     at_test: ClassVar[frozenset[str]] = frozenset({"samples", "nested"})
 
 

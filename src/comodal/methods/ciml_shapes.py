@@ -46,7 +46,7 @@ from comodal.method import (
     Stage,
 )
 from comodal.networks.abstraction import encode_present
-from comodal.networks.segmentation import labelled_where, segmentation_losses, segmentation_probabilities, split_logits
+from comodal.networks.segmentation import labelled_where, region_logits, segmentation_losses, segmentation_probabilities
 from comodal.networks.unet import check_sides, fusable_images, segmentation_classes
 from comodal.processes import mean_over_processes
 
@@ -267,14 +267,9 @@ class CIMLShapes(Method):
 
     def _by_region(self, logits: Tensor) -> dict[tuple[str, str], Tensor]:
         """{(primary, region): (B, *spatial)}; the target is named where there are several, and a background left out."""
-        found = {}
-        apart = split_logits(logits, self.problem.targets)
-        for name, value in apart.items():
-            target = self.problem.target(name)
-            for k, region in enumerate(target.classes):
-                if k != target.background:
-                    found[self.primary, f"{name}.{region}" if len(apart) > 1 else region] = value[:, k]
-        return found
+        several = sum(target.is_segmentation for target in self.problem.targets) > 1
+        found = region_logits(logits, self.problem.targets, named=several)
+        return {(self.primary, region): odds for region, odds in found.items()}
 
 
 def chosen_pair(problem: Problem, config: CIMLShapesConfig) -> tuple[str, str]:

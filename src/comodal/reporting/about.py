@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -71,10 +71,27 @@ def empty_predictions(table: StudyTable, method: str) -> tuple[str, ...]:
             cell = row.cells[method].get(metric)
             if cell is not None and cell.state == "value" and cell.value < 0.01 and cell.n_pos != 0:
                 found.setdefault(metric, []).append("+".join(row.present))
-    return tuple(
+    said = [
         f"{heading(metric)} is below 0.01, so practically nothing is found, from {', '.join(names)}."
         for metric, names in found.items()
-    )
+    ]
+    return (*said, *_empty_only(table, method))
+
+
+def _empty_only(table: StudyTable, method: str) -> Iterable[str]:
+    """A DSC made of empty cases alone: no distance in any case, so that in each case truth or prediction is empty."""
+    found: dict[str, list[str]] = {}
+    for row in table.rows:
+        for metric in shown_metrics(table, stem="DSC"):
+            cell, far = row.cells[method].get(metric), row.cells[method].get(metric.replace("DSC/", "HD95/"))
+            known = cell is not None and far is not None and far.state == "no cases"
+            if known and cell is not None and cell.state == "value" and cell.value >= 0.01 and cell.n_pos != 0:
+                found.setdefault(metric, []).append(f"{number(cell.value, metric)} from {'+'.join(row.present)}")
+    for metric, values in found.items():
+        yield (
+            f"{heading(metric)} ({', '.join(values)}) is of cases alone in which neither truth nor prediction has any: where "
+            "there is some, none is found."
+        )
 
 
 def _pairs(records: Sequence[RunRecord]) -> list[tuple[str, str]]:
@@ -117,7 +134,7 @@ def _cases(record: RunRecord) -> str:
         if name in record.splits:
             cases = record.splits[name]
             count = len({patients.get(case, case) for case in cases})
-            several = f" of {count} patients" if count != len(cases) else ""
+            several = f" cases of {count} patients" if count != len(cases) else ""
             parts.append(f"{len(cases)}{several} for {_LABELS[name]}")
     return ", ".join(parts)
 

@@ -117,6 +117,7 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
         "about": about,
         "quiet": _quiet(records, table),
         "split": part,
+        "complete": _complete(table),
         "tables": page_tables(table),
         "table_caption": caption(table),
         "drops": page_drops(table),
@@ -139,8 +140,9 @@ def _quiet(records: Sequence[RunRecord], table: StudyTable) -> str:
     if not all(record.events for record in records):
         return "Runs without a log of their training (metrics.jsonl) cannot say whether anything went wrong."
     found = any(name.startswith("DSC/") for name in table.metrics)
+    subsets = "all modalities" if _complete(table) else "every subset"
     return "No warning was said during training" + (
-        ", and every region has a DSC above 0.01 from every subset." if found else "."
+        f", and every region has a DSC above 0.01 from {subsets}." if found else "."
     )
 
 
@@ -151,7 +153,15 @@ def _table(groups: Mapping[str, Sequence[RunRecord]], split: str) -> StudyTable:
         for label, runs in groups.items()
     }
     names = list(dict.fromkeys(name for runs in groups.values() for r in runs for name in r.modalities))
-    return combine(results, modalities=names if 0 < len(names) <= _MOST_ROWS_NOT_RUN else None)
+    asked = {frozenset(row.present) for some in results.values() for result in some for row in result.subsets}
+    if asked == {frozenset(names)} or len(names) > _MOST_ROWS_NOT_RUN:  # all together alone: one row, and a sentence
+        names = []
+    return combine(results, modalities=names or None)
+
+
+def _complete(table: StudyTable) -> bool:
+    """Whether no subset but all modalities together was run."""
+    return [frozenset(row.present) for row in table.rows] == [frozenset(table.modalities)] and len(table.modalities) > 1
 
 
 def _is_own(split: str) -> bool:

@@ -55,7 +55,10 @@ def shapes_text(found: ShapesReproduction) -> VariantText:
                 f"Nats per pixel in kappa of a few test cases (first seed of each arm, scale of {found.study.reference})",
                 MAPS,
             ),
-            ("Nats per pixel by part, and DSC, by arm: median and range over seeds", SWEEP),
+            (
+                f"Nats per pixel by part, and DSC, by arm: median and range over seeds (nats below {_LEAST:g} are drawn there)",
+                SWEEP,
+            ),
         ),
     )
 
@@ -103,7 +106,8 @@ def _notes(found: ShapesReproduction, about: Facts) -> list[str]:
         "only (0 is best); purity: share of all nats in auxiliary only (1 is best); both from sums over the test cases."
     )
     notes.append(
-        f"Collapsed: with the mean of kappa the DSC is at most {COLLAPSED} above that with kappa = 0: kappa holds nothing."
+        f"Collapsed: with the mean of kappa the DSC is at most {COLLAPSED} above that with kappa = 0: kappa holds nothing, "
+        "and where its nats are (ratio and purity) then means nothing."
     )
     if found.ceiling is not None:
         notes.append(

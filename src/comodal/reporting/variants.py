@@ -20,7 +20,7 @@ from comodal.reporting.reproduction import (
 )
 from comodal.reporting.tables import PlainTable
 from comodal.study.published_ciml import Column
-from comodal.study.variants import MEAN, VariantLine, VariantReproduction
+from comodal.study.variants import MEAN, RegionSplit, VariantLine, VariantReproduction, fullest
 
 _NONE = "–"
 _NAMES = {"DSC": "Dice", "HD95": "HD95"}
@@ -74,7 +74,11 @@ def variant_text(found: VariantReproduction) -> VariantText:
     return VariantText(
         title=f"{found.table.title}: ours beside {what}",
         lead=f"{found.table.caption}. {comparable(found)}",
-        numbers=(*(_numbers(found, columns) for columns in _families(found.table.columns)), *_differences(found)),
+        numbers=(
+            *(_numbers(found, columns) for columns in _families(found.table.columns)),
+            *_apart(found),
+            *_differences(found),
+        ),
         budget=budget_table(about, folder=found.study.config.folds is not None),
         notes=tuple(_notes(found, about)),
     )
@@ -123,6 +127,26 @@ def _published(line: VariantLine) -> str:
     return f"{line.published:.2f}" + (f" (sic; {line.correct:.2f})" if line.correct is not None else "")
 
 
+def _apart(found: VariantReproduction) -> Iterable[PlainTable]:
+    """Nothing where every case has every region."""
+    methods = dict.fromkeys(one.method for one in found.apart)
+    regions = dict.fromkeys(one.region for one in found.apart)
+    if not methods:
+        return
+    known = {(one.method, one.region): one for one in found.apart}
+    some = {one.region: one for one in found.apart}
+    head = [(f"Dice {r} (%), the {some[r].n} cases with it", f"left empty, of {some[r].without} without") for r in regions]
+    rows = [(method, *(text for r in regions for text in _split(known.get((method, r))))) for method in methods]
+    caption = f"Ours: Dice of {listed(list(regions))} where it is, and how often none is found where it is not"
+    yield PlainTable(("method", *(text for pair in head for text in pair)), tuple(rows), caption)
+
+
+def _split(one: RegionSplit | None) -> tuple[str, str]:
+    if one is None:
+        return _NONE, _NONE
+    return _NONE if one.value is None else f"{one.value:.1f}", f"{one.left_empty:.3g}"
+
+
 def _differences(found: VariantReproduction) -> Iterable[PlainTable]:
     """Nothing where there is but one arm."""
     columns = found.table.columns
@@ -147,6 +171,10 @@ def _notes(found: VariantReproduction, about: Facts) -> list[str]:
     notes += [f"Conventions of ours: {_conventions(found)}"]
     if any(line.difference is not None for line in found.lines):
         notes.append(f"Differences: {_tests(found)}")
+    takes = {label: fullest(runs[0]) for label, runs in found.study.results.items()}
+    most = max(map(len, takes.values()))
+    fewer = [f"{label} ({', '.join(names)})" for label, names in takes.items() if len(names) < most]
+    notes += [f"From fewer modalities than the others: {listed(fewer)}."] if fewer else []
     missing = [row.name for row in table.rows if row.arm is None]
     notes += [f"Not run, since comodal does not have these methods: {listed(missing)}."] if missing else []
     return [*notes, *(f"Warning, {label}: {text}" for label, texts in about.warnings for text in texts)]
@@ -178,8 +206,14 @@ def _conventions(found: VariantReproduction) -> str:
     parts = [f"{_NAMES[stem]}: {said[stem]}" for stem in stems]
     if MEAN in metrics:
         parts.append("Mean HD95 is the mean of the regions' means, as in the paper, each over the cases that it has.")
-    empty = [f"{one.region} in {one.without} of {one.n}" for one in found.empties if one.without]
-    parts += [f"Cases without the region: {', '.join(empty)}."] if empty else []
+    empty = [
+        f"{one.region} in {one.without} of {one.n}, so that who never finds any has {100 * one.without / one.n:.1f} %"
+        for one in found.empties
+        if one.without
+    ]
+    parts += [f"Cases without the region: {'; '.join(empty)}."] if empty else []
+    if any(line.ours.state == "no cases" for line in found.lines):
+        parts.append("“no cases”: in none do truth and prediction both have the region.")
     parts += [said["ci95"]]
     runs = max(found.combined.runs.values())
     parts += ["Each case is first averaged over the runs (seeds or folds) of an arm."] if runs > 1 else []

@@ -111,8 +111,7 @@ def predict_cases(
         emit(Progress("predicting", done, len(cohort), clock.left(done)))
     tables = [_write_table(rows, out / TABLE)] if any(not t.is_segmentation for t in run.problem.targets) else []
     tables += [besides.save(out / EXTRAS / NUMBERS)] if besides.numbers else []
-    for text in besides.remarks(run) if extras else ():
-        emit(Said("info", text))
+    _tell(besides.remarks(run) if extras else (), _stale(out / EXTRAS, written), emit)
     return [replace(one, files=(*one.files, *tables)) for one in written]
 
 
@@ -170,6 +169,21 @@ def _check_extras(run: Run, cohort: Cohort, folder: Path, *, overwrite: bool) ->
     else:
         return
     raise ConfigError(message("the folder of extras", "be a new one", got, file=str(folder), do=do))
+
+
+def _tell(remarks: Iterable[str], stale: Sequence[Path], emit: Emit) -> None:
+    for text in remarks:
+        emit(Said("info", text))
+    if stale:
+        names = ", ".join(file.name for file in stale)
+        emit(Said("warning", f"of an earlier prediction, and not of this one, in {stale[0].parent}: {names}"))
+
+
+def _stale(folder: Path, written: Sequence[Written]) -> list[Path]:
+    """Maps of these cases that an earlier call wrote and this one, which overwrites, has not replaced."""
+    there = sorted(os.listdir(folder)) if folder.is_dir() else []
+    theirs, new = tuple(f"{one.subject}_" for one in written), {file for one in written for file in one.files}
+    return [folder / name for name in there if name.startswith(theirs) and folder / name not in new]
 
 
 def _check_plan(run: Run, method: Method, plan: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> None:

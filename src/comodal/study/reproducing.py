@@ -149,8 +149,12 @@ def labelled(cohort: Cohort) -> int:
 
 
 def _check_measured(table: AnyTable, file: Path) -> None:
-    """An arm without the table's regions would be trained for hours, and have no number in it."""
+    """An arm without the table's regions would be trained for hours, and have no number in it; so would another table's."""
     study = load_study(file)
+    theirs, own = _arms_of(table), [arm.title for arm in study.methods]
+    if theirs and not set(theirs) & set(own):
+        rule, do = f"include an arm of this table ({', '.join(theirs)})", "Choose another --out: this study is of another table"
+        raise ConfigError(message("study.methods", rule, ", ".join(own), file=str(file), do=do))
     targets = Cohort.load(Path(study.cohort)).targets
     shown = ", ".join(table.regions)
     for arm in study.methods:
@@ -163,6 +167,15 @@ def _check_measured(table: AnyTable, file: Path) -> None:
             rule, got = f"include {shown}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
             do = f"Write data.regions: [{shown}], or take the arm out"
             raise ConfigError(message("data.regions", rule, got, file=str(file), do=do))
+
+
+def _arms_of(table: AnyTable) -> list[str]:
+    """Labels of the arms that have a place in the table; none where every arm has one."""
+    if isinstance(table, PublishedTable):
+        return list(table.columns.values())
+    if isinstance(table, ShapesTable):
+        return []
+    return [row.arm for row in table.rows if row.arm is not None]
 
 
 def _check(csv: Path, emit: Emit) -> None:

@@ -5,7 +5,7 @@ Axis letters: N cases, R resamples of the bootstrap, G columns of which a mean i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +61,27 @@ class Empties:
 
 
 @dataclass(frozen=True)
+class RegionSplit:
+    """An arm's Dice of a region, taken apart: where a case has no such region, leaving it empty counts 1 and all else 0.
+
+    Attributes:
+        method: Label of the arm.
+        region: Name.
+        n: Cases that have the region.
+        value: Mean Dice of these, in %; None where there are none.
+        without: Cases that have it not.
+        left_empty: How many of these were left empty, in the mean over runs of the same cases.
+    """
+
+    method: str
+    region: str
+    n: int
+    value: float | None
+    without: int
+    left_empty: float
+
+
+@dataclass(frozen=True)
 class VariantReproduction:
     """A published table of methods or variants, and ours.
 
@@ -74,6 +95,7 @@ class VariantReproduction:
         same_layout: Whether its layout is that of the paper's data.
         cases: How many of its cases have a label map.
         empties: For each region.
+        apart: For each region that some case lacks, and each arm: the Dice of the cases that have it.
         otherwise: What ours has otherwise than the study in the paper's configuration, in words.
     """
 
@@ -86,6 +108,7 @@ class VariantReproduction:
     same_layout: bool
     cases: int
     empties: tuple[Empties, ...]
+    apart: tuple[RegionSplit, ...]
     otherwise: tuple[str, ...]
 
     @property
@@ -109,7 +132,8 @@ def beside_variants(table: VariantTable, study: StudyResult) -> VariantReproduct
     Returns:
         Both. Differences are minus the study's reference, per metric Holm-corrected over the other arms.
     """
-    results = {label: [_complete(table, one) for one in found] for label, found in study.results.items()}
+    every = max((row.present for found in study.results.values() for one in found for row in one.subsets), key=len)
+    results = {label: [_complete(table, one, every) for one in found] for label, found in study.results.items()}
     combined = combine({study.reference: results[study.reference], **results})
     cells, contrasts = combined.rows[-1].cells, combined.rows[-1].contrasts
     rows = [(row.name, row.arm, row.numbers) for row in table.rows]
@@ -129,6 +153,7 @@ def beside_variants(table: VariantTable, study: StudyResult) -> VariantReproduct
             lines.append(VariantLine(name, arm, key, column.unit, numbers.get(key), correct, *found))
     cohort = Cohort.load(Path(study.config.cohort))
     cases = labelled(cohort)
+    empties = tuple(_empties(results[study.reference], region) for region in table.regions)
     return VariantReproduction(
         table=table,
         study=study,
@@ -138,22 +163,33 @@ def beside_variants(table: VariantTable, study: StudyResult) -> VariantReproduct
         synthetic=any(note.startswith("synthetic") for note in cohort.meta.notes),
         same_layout=cohort.meta.layout == table.layout,
         cases=cases,
-        empties=tuple(_empties(results[study.reference], region) for region in table.regions),
+        empties=empties,
+        apart=tuple(split for label, runs in results.items() for one in empties for split in _apart(label, runs, one)),
         otherwise=tuple(otherwise(table, study.config, cases)),
     )
 
 
-def _complete(table: VariantTable, results: Results) -> Results:
-    """The table's metrics of the row with all modalities: intervals and corrections are then over what is shown."""
-    every = max((row.present for row in results.subsets), key=len)
+def _complete(table: VariantTable, results: Results, every: tuple[str, ...]) -> Results:
+    """The table's metrics of the row with all modalities: intervals and corrections are then over what is shown.
+
+    An arm that takes fewer modalities than others has its own fullest row, under the name of theirs: it is compared with them.
+    """
+    own = fullest(results)
     wanted = {column.metric for column in table.columns}
 
     def kept(metrics: Mapping[str, object]) -> dict[str, object]:
         return {name: value for name, value in metrics.items() if name in wanted}
 
-    subsets = [row.model_copy(update={"metrics": kept(row.metrics)}) for row in results.subsets if row.present == every]
-    cases = [case.model_copy(update={"metrics": kept(case.metrics)}) for case in results.cases if case.present == every]
+    rows = [row for row in results.subsets if row.present == own]
+    subsets = [row.model_copy(update={"present": every, "metrics": kept(row.metrics)}) for row in rows]
+    measured = [case for case in results.cases if case.present == own]
+    cases = [case.model_copy(update={"present": every, "metrics": kept(case.metrics)}) for case in measured]
     return results.model_copy(update={"subsets": tuple(subsets), "cases": tuple(cases)})
+
+
+def fullest(results: Results) -> tuple[str, ...]:
+    """All modalities that a run takes."""
+    return max((row.present for row in results.subsets), key=len)
 
 
 def _mean_of_distances(
@@ -217,6 +253,25 @@ def _empties(results: Sequence[Results], region: str) -> Empties:
     return Empties(region, sum(n for n, _ in counted.values()), sum(empty for _, empty in counted.values()))
 
 
+def _apart(label: str, results: Sequence[Results], region: Empties) -> Iterable[RegionSplit]:
+    """Nothing where every case has the region, or where an empty one counts otherwise than 1 and 0.
+
+    A Dice of 1 without a distance is that of a case with neither truth nor prediction; other cases without the region count 0.
+    """
+    usual = all((run.conventions.dsc_empty, run.conventions.hd95_empty) == ("one-zero", "exclude") for run in results)
+    if not region.without or not usual:
+        return
+    of_cases: dict[frozenset[str], list[tuple[float, int]]] = {}
+    for run in results:
+        dice, far = run.case_values(f"DSC/{region.region}"), run.case_values(f"HD95/{region.region}")
+        empty = sum(value == 1.0 and case not in far for case, value in dice.items())
+        of_cases.setdefault(frozenset(dice), []).append((sum(dice.values()) - empty, empty))
+    total = sum(sum(found for found, _ in runs) / len(runs) for runs in of_cases.values())
+    left = sum(sum(empty for _, empty in runs) / len(runs) for runs in of_cases.values())
+    n = sum(map(len, of_cases)) - region.without
+    yield RegionSplit(label, region.region, n, 100 * total / n if n > 0 else None, region.without, left)
+
+
 def _scaled(cell: Cell, scale: float) -> Cell:
     if cell.state != "value":
         return cell
@@ -232,7 +287,7 @@ def _scaled_contrast(contrast: Contrast, scale: float) -> Contrast:
 
 # What ours has otherwise than the paper's configuration.
 
-_KEYS = ("width", "levels", "norm", "steps", "optimiser", "rate", "weight_decay", "schedule")
+_FIRST = ("width", "levels", "norm", "steps", "optimiser", "rate", "weight_decay", "schedule")  # of the method's keys
 
 
 def otherwise(table: VariantTable | ShapesTable, study: StudyConfig, cases: int) -> list[str]:
@@ -275,6 +330,8 @@ def _instead(what: str, ours: object, theirs: object) -> str:
 
 
 def _text(value: object) -> str:
+    if value is None:
+        return "unset"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -290,9 +347,16 @@ def _settings(study: StudyConfig) -> dict[str, dict[str, str]]:
     found = {}
     for arm in study.methods:
         config = arm_config(study, arm, seed=study.seeds[0], fold=None, cache=Path("cache"))
-        own = {"patch": _patch(config), "batch": f"{config.training.batch_size}"}
-        own |= {key: _text(config.method[key]) for key in _KEYS if config.method.get(key) is not None}
-        found[arm.title] = own | {"augmentation": config.data.augment, "voxels": str(config.data.spacing)}
+        own = {"method": arm.name, "patch": _patch(config), "batch": f"{config.training.batch_size}"}
+        own |= {key: _text(config.method[key]) for key in _FIRST if key in config.method}
+        own |= {key: _text(value) for key, value in config.method.items() if key not in (*_FIRST, "name")}
+        own |= {
+            "augmentation": config.data.augment,
+            "voxels": str(config.data.spacing),
+            "normalise": str(config.data.normalise),
+        }
+        own |= {"modalities": _text(config.data.modalities), "withhold": _text(dict(config.data.withhold) or None)}
+        found[arm.title] = own | {"overlap of windows": f"{config.training.overlap:g}"}
     return found
 
 

@@ -17,7 +17,7 @@ from comodal.data.geometry import Header
 from comodal.data.reading import read_header
 from comodal.data.splits import SplitConfig
 from comodal.errors import ConfigError, DataError, message
-from comodal.method import Method, Problem, Stage
+from comodal.method import Method, MethodConfig, Problem, Stage
 from comodal.methods import METHODS, load_method
 from comodal.modality import first_grid
 from comodal.testing.batches import make_batch
@@ -93,8 +93,10 @@ def _sides(shape: tuple[int, ...], most: int, step: int) -> tuple[int, ...]:
     return tuple(max(2 * step, min(most, -(-side // step) * step)) for side in shape)
 
 
-def _plan_images(seen: Seen, spatial_dims: int | None, gpu: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """Data keys, method keys and reasons for image problems."""
+def _plan_images(
+    seen: Seen, spatial_dims: int | None, gpu: bool, *, config: type[MethodConfig] = MethodConfig
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """Data keys, method keys and reasons for image problems; the patch is one that the method of this `config` can halve."""
     why: dict[str, str] = {}
     flat = seen.shape[2] == 1
     thick = not seen.stated or seen.shape[2] < 16 or seen.spacing[2] > 3 * min(seen.spacing[:2])
@@ -114,9 +116,10 @@ def _plan_images(seen: Seen, spatial_dims: int | None, gpu: bool) -> tuple[dict[
             f"coarser by {factor:.1f} than the files, so that a CPU can train; predictions are written at full size"
         )
     levels = 5 if dims == 2 else 4
-    step = 2 ** (levels - 1)
+    step = max(2 ** (levels - 1), config.patch_step)
     patch = _sides(shape[:dims], 256 if dims == 2 else (128 if gpu else 48), step)
-    why["patch"] = f"multiples of {step} for a network of {levels} levels; volumes that are larger are seen through windows"
+    for_whom = f"for a network of {levels} levels" if "network" in config.model_fields else "which the network can halve"
+    why["patch"] = f"multiples of {step} {for_whom}; volumes that are larger are seen through windows"
     data = {
         "spatial_dims": dims,
         "patch": list(patch),
@@ -272,7 +275,7 @@ def plan(
     cohort = Cohort.load(cohort_csv)
     gpu = torch.cuda.is_available()
     seen = look(cohort)
-    data, keys, why = _plan_images(seen, spatial_dims, gpu) if seen is not None else ({}, {}, {})
+    data, keys, why = _plan_images(seen, spatial_dims, gpu, config=cls.Config) if seen is not None else ({}, {}, {})
     data = _with_other_grids(cohort, data) if seen is not None else data
     fields = cls.Config.model_fields
     # The sizes are those of the U-Nets of `networks/unet.py`; in other networks the same words mean something else.
