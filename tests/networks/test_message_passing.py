@@ -364,5 +364,8 @@ def test_last_convolutions_side_by_side_are_those_one_after_the_other(dims: int,
     found, expected = side_by_side(heads, features), [head(features) for head in heads]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-    grads = [torch.autograd.grad(sum(each.square().sum() for each in some), features)[0] for some in (found, expected)]
+    grads = [
+        torch.autograd.grad(torch.stack([each.square().sum() for each in some]).sum(), features)[0]
+        for some in (found, expected)
+    ]
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)

@@ -281,7 +281,7 @@ def test_what_our_training_lacked_is_said_of_ours(compared: Reproduction) -> Non
 def test_the_phantom_and_the_study_are_laid_out_and_nothing_is_done_twice(stub: PublishedTable, tmp_path: Path) -> None:
     out, events = tmp_path / "out", list[Event]()
     found = api.reproduce("stub/table9", out=out, on_event=events.append)
-    assert found.synthetic and trained(events) == 7  # steps
+    assert isinstance(found, Reproduction) and found.synthetic and trained(events) == 7  # steps
     assert (out / "study.yaml").read_text() == (tmp_path / "shipped" / "stub.yaml").read_text()
     assert "differs" not in said(events) and "writing the brain phantom (cases 5, size 48, seed 1), in the place of" in said(
         events
