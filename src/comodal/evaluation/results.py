@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
-from comodal.data.atomic import replacing
-from comodal.errors import ConfigError, RunError, message, nearest
+from comodal.errors import ConfigError, message, nearest
+from comodal.evaluation.documents import Document, Strict
 from comodal.evaluation.metrics import Conventions
 from comodal.modality import subset_name
 
@@ -28,11 +27,7 @@ def _none_for_nan(value: object) -> object:
 Number = Annotated[float | None, BeforeValidator(_none_for_nan)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class MetricValue(_Strict):
+class MetricValue(Strict):
     """One number of a table.
 
     Attributes:
@@ -53,7 +48,7 @@ class MetricValue(_Strict):
     note: str | None = None
 
 
-class SubsetResult(_Strict):
+class SubsetResult(Strict):
     """One row of the all-subsets table. `metrics` is empty where the method does not support the subset."""
 
     present: tuple[str, ...]
@@ -66,7 +61,7 @@ class SubsetResult(_Strict):
         return subset_name(self.present)
 
 
-class CaseResult(_Strict):
+class CaseResult(Strict):
     """One case with one subset.
 
     Attributes:
@@ -88,7 +83,7 @@ class CaseResult(_Strict):
     targets: dict[str, int | list[float | None]] | None = None
 
 
-class TrainingCases(_Strict):
+class TrainingCases(Strict):
     """What a method was trained on.
 
     Attributes:
@@ -104,7 +99,7 @@ class TrainingCases(_Strict):
     none: int = 0
 
 
-class Results(_Strict):
+class Results(Document):
     """All numbers of one run on one split.
 
     Attributes:
@@ -120,6 +115,10 @@ class Results(_Strict):
         notes: What a reader must know about these data, e.g. that the files state no spacing.
         training: What the training cases lack; None in older files.
     """
+
+    owner: ClassVar[str] = "results"
+    missing: ClassVar[str] = "Run `comodal evaluate` first"
+    damaged: ClassVar[str] = "Run `comodal evaluate` again"
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     method: str
@@ -177,33 +176,3 @@ class Results(_Strict):
         values = [row.metrics[metric].value for row in self.subsets if metric in row.metrics]
         numbers = [value for value in values if value is not None]
         return sum(numbers) / len(numbers) if numbers else None
-
-    def to_json(self) -> str:
-        """One JSON document; what is not a number is null."""
-        return self.model_dump_json(by_alias=True, indent=1)
-
-    def save(self, path: Path | str) -> Path:
-        """Writes the JSON file whole or not at all, and makes its folder."""
-        with replacing(Path(path)) as file:
-            file.write((self.to_json() + "\n").encode())
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Results:
-        """Reads a file of `save`.
-
-        Raises:
-            RunError: It is missing, or not of this schema.
-        """
-        path = Path(path)
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            text = message("results", "be a readable file", error.strerror, file=str(path), do="Run `comodal evaluate` first")
-            raise RunError(text) from error
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            at = ".".join(str(part) for part in first["loc"]) or "file"
-            got = f"{at}: {first['msg']}"
-            text = message("results", "follow schema 1", got, file=str(path), do="Run `comodal evaluate` again")
-            raise RunError(text) from error

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from comodal.data.atomic import replacing
-from comodal.errors import RunError, message
+from comodal.evaluation.documents import Document, Strict
 from comodal.evaluation.results import Number
 from comodal.explain.explanation import Voxels
 from comodal.explain.weights import CaseWeights, mean_weights
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
-
-
-class WeightValue(_Strict):
+class WeightValue(Strict):
     """A weight over cases: its mean (None without a case), its interval (None for fewer than six patients), and n cases."""
 
     value: Number = None
@@ -27,7 +21,7 @@ class WeightValue(_Strict):
     n: int = Field(0, ge=0)
 
 
-class WeightRow(_Strict):
+class WeightRow(Strict):
     """One pair over the cases of the split.
 
     Attributes:
@@ -42,7 +36,7 @@ class WeightRow(_Strict):
     left_out: int = Field(0, ge=0)
 
 
-class CaseRow(_Strict):
+class CaseRow(Strict):
     """One pair of one case; a weight is None where the row has none, and an absent auxiliary has no entry."""
 
     primary: str
@@ -50,14 +44,14 @@ class CaseRow(_Strict):
     weights: dict[str, Number]
 
 
-class CaseRows(_Strict):
+class CaseRows(Strict):
     """The pairs of one case."""
 
     subject: str
     rows: tuple[CaseRow, ...]
 
 
-class ExplainResults(_Strict):
+class ExplainResults(Document):
     """Complementary information weights of one run on one split.
 
     Attributes:
@@ -68,6 +62,10 @@ class ExplainResults(_Strict):
         rows: The table.
         cases: The cases behind it; those without any row are those that were left out.
     """
+
+    owner: ClassVar[str] = "explain"
+    missing: ClassVar[str] = "Run `comodal explain RUN --split test --out DIR` again"
+    damaged: ClassVar[str] = missing
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     explainer: str
@@ -85,34 +83,6 @@ class ExplainResults(_Strict):
                 if name not in found:
                     found.insert(0 if before is None else found.index(before) + 1, name)
         return tuple(found)
-
-    def to_json(self) -> str:
-        """One JSON document; what is not a number is null."""
-        return self.model_dump_json(by_alias=True, indent=1)
-
-    def save(self, path: Path | str) -> Path:
-        """Writes the JSON file whole or not at all, and makes its folder."""
-        with replacing(Path(path)) as file:
-            file.write((self.to_json() + "\n").encode())
-        return Path(path)
-
-    @classmethod
-    def load(cls, path: Path | str) -> ExplainResults:
-        """Reads a file of `save`.
-
-        Raises:
-            RunError: It is missing, or not of this schema.
-        """
-        path, do = Path(path), "Run `comodal explain RUN --split test --out DIR` again"
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            text = message("explain", "be a readable file", error.strerror, file=str(path), do=do)
-            raise RunError(text) from error
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            got = f"{'.'.join(str(part) for part in first['loc']) or 'file'}: {first['msg']}"
-            raise RunError(message("explain", "follow schema 1", got, file=str(path), do=do)) from error
 
 
 def results_of(cases: Sequence[CaseWeights], *, explainer: str, voxels: Voxels | None, split: str) -> ExplainResults:
