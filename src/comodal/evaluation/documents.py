@@ -12,9 +12,9 @@ from comodal.errors import RunError, message
 
 
 class Strict(BaseModel):
-    """A part of a document: frozen, without unknown keys, NaN or infinity."""
+    """A part of a document: frozen, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class Document(Strict):

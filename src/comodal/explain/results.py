@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from comodal.evaluation.documents import Document, Strict
 from comodal.evaluation.results import Number
@@ -13,7 +13,11 @@ from comodal.explain.explanation import Voxels
 from comodal.explain.weights import CaseWeights, mean_weights
 
 
-class WeightValue(Strict):
+class _Finite(Strict):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class WeightValue(_Finite):
     """A weight over cases: its mean (None without a case), its interval (None for fewer than six patients), and n cases."""
 
     value: Number = None
@@ -21,7 +25,7 @@ class WeightValue(Strict):
     n: int = Field(0, ge=0)
 
 
-class WeightRow(Strict):
+class WeightRow(_Finite):
     """One pair over the cases of the split.
 
     Attributes:
@@ -36,7 +40,7 @@ class WeightRow(Strict):
     left_out: int = Field(0, ge=0)
 
 
-class CaseRow(Strict):
+class CaseRow(_Finite):
     """One pair of one case; a weight is None where the row has none, and an absent auxiliary has no entry."""
 
     primary: str
@@ -44,7 +48,7 @@ class CaseRow(Strict):
     weights: dict[str, Number]
 
 
-class CaseRows(Strict):
+class CaseRows(_Finite):
     """The pairs of one case."""
 
     subject: str
