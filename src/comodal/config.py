@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from comodal.data.balancing import class_counts
 from comodal.data.cohort import Cohort
 from comodal.data.normalisation import PreprocessingConfig, Spacing
 from comodal.data.splits import SplitConfig
@@ -266,7 +267,9 @@ def choose_targets(have: Sequence[Target], data: DataConfig) -> tuple[Target, ..
     return found
 
 
-def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, words: Sequence[str] = ()) -> Problem:
+def build_problem(
+    config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, words: Sequence[str] = (), train: Sequence[str] = ()
+) -> Problem:
     """What the method is built for: the chosen modalities, targets and regions of the cohort, at the chosen patches.
 
     Args:
@@ -274,6 +277,7 @@ def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, wor
         cohort: Has the columns.
         vocabulary: Number of token ids; 0 without texts.
         words: Of the tokenizer, see `Problem.words`.
+        train: Ids of the training cases, whose classes are counted; none where they are not known yet.
 
     Returns:
         The problem; its `spatial_dims` are 2 where every image is a picture.
@@ -292,14 +296,16 @@ def build_problem(config: RunConfig, cohort: Cohort, vocabulary: int = 0, *, wor
                 do = nearest(name, grids)
                 raise ConfigError(message(f"data.{key}", "name grids of images of the cohort", repr(name), do=do))
     flat = all(m.spatial_dims == 2 for m in chosen if m.kind == "image") and any(m.kind == "image" for m in chosen)
+    targets = choose_targets(cohort.targets, data)
     problem = Problem(
         modalities=chosen,
-        targets=choose_targets(cohort.targets, data),
+        targets=targets,
         spatial_dims=2 if flat else data.spatial_dims,
         patch=() if isinstance(data.patch, dict) else data.patch,
         vocabulary=vocabulary,
         patches=data.patch if isinstance(data.patch, dict) else {},
         words=tuple(words),
+        counts=class_counts(cohort, train, targets) if train else {},
     )
     for modality in problem.modalities:
         problem.patch_of(modality.name)  # each image has one

@@ -85,12 +85,12 @@ def sum_over_processes(value: Tensor, *, shared: bool = False) -> Tensor:
     return total
 
 
-def mean_over_processes(mean: Tensor, count: int) -> Tensor:
+def mean_over_processes(mean: Tensor, count: float) -> Tensor:
     """A mean over `count` items here, scaled so that its average over processes is the mean over the items of all.
 
     Args:
         mean: Scalar; 0 where there is no item here. Every process must enter.
-        count: Items here; may be 0.
+        count: Items here, or the sum of their weights; may be 0.
 
     Returns:
         Scalar; `mean` itself where this process is alone.
@@ -99,7 +99,7 @@ def mean_over_processes(mean: Tensor, count: int) -> Tensor:
     if processes == 1:
         return mean
     total = sum_over_processes(torch.tensor(float(count), device=mean.device))
-    return mean * (count * processes / total.clamp(min=1.0))
+    return mean * (count * processes / torch.where(total > 0, total, 1.0))
 
 
 class _Gather(torch.autograd.Function):

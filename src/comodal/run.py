@@ -214,9 +214,10 @@ class Run:
     @cached_property
     def problem(self) -> Problem:
         """What the method was built for."""
+        train = self.splits.get("train", [])
         if self.tokenizer is None:
-            return build_problem(self.config, self.cohort)
-        return build_problem(self.config, self.cohort, self.tokenizer.vocabulary, words=self.tokenizer.words)
+            return build_problem(self.config, self.cohort, train=train)
+        return build_problem(self.config, self.cohort, self.tokenizer.vocabulary, words=self.tokenizer.words, train=train)
 
     @property
     def label(self) -> str:

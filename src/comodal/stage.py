@@ -14,11 +14,12 @@ class Optimiser:
     """How the parameters under one prefix are stepped.
 
     Attributes:
-        name: Adam, AdamW or SGD with Nesterov momentum 0.99, as in nnU-Net.
+        name: Adam, AdamW or SGD with Nesterov momentum.
         rate: Learning rate at its highest.
         weight_decay: L2 for Adam and SGD, decoupled for AdamW.
         schedule: "poly" is (1 - t/T)^0.9, "cosine" ends at zero, "constant" stays.
         warmup: Fraction of the stage's steps over which the rate climbs linearly from zero.
+        momentum: Of SGD; 0.99 as in nnU-Net.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -26,6 +27,7 @@ class Optimiser:
     weight_decay: float = 0.0
     schedule: Literal["poly", "cosine", "constant"] = "constant"
     warmup: float = 0.0
+    momentum: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Stage:
         augment: Whether samples are augmented; never for encoded inputs.
         sampler: "uniform": each case equally often and patches anywhere; "foreground": a third of the patches lie on a
             target region, as in nnU-Net.
+        balance: Targets of classes by which whole cases are drawn in turn, with replacement: each class of each of them is
+            equally often seen. Empty draws each case once in an epoch.
         epochs, steps: How long; exactly one of them. With `steps` an epoch is only the interval of validation.
         batch_size: None takes the training's.
         monitor: None trains to the end and keeps the last weights; otherwise the best ones are kept.
@@ -76,6 +80,7 @@ class Stage:
     inputs: Literal["raw", "encoded"] = "raw"
     augment: bool = True
     sampler: Literal["uniform", "foreground"] = "uniform"
+    balance: tuple[str, ...] = ()
     epochs: int | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -93,16 +98,17 @@ class Stage:
 
     def trains(self, parameter: str) -> bool:
         """Whether the parameter of this full name is stepped in this stage."""
-        return any(_under(parameter, prefix) for prefix in self.train)
+        return any(under(parameter, prefix) for prefix in self.train)
 
     def optimiser_of(self, parameter: str) -> str:
         """The prefix whose optimiser steps this parameter: the longest that matches."""
-        matches = [prefix for prefix in self.optimisers if _under(parameter, prefix)]
+        matches = [prefix for prefix in self.optimisers if under(parameter, prefix)]
         if not matches:
             rule, do = "have an optimiser for every trained parameter", 'Add the prefix ""'
             raise ConfigError(message(f"Stage {self.name}", rule, parameter, do=do))
         return max(matches, key=len)
 
 
-def _under(parameter: str, prefix: str) -> bool:
+def under(parameter: str, prefix: str) -> bool:
+    """Whether a parameter of this full name lies under a prefix; "" is all."""
     return not prefix or parameter == prefix or parameter.startswith(prefix + ".")

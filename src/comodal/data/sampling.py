@@ -51,6 +51,7 @@ class Draws(Dataset[Sample]):
         augment: Preset of `comodal.data.augmentation`, "nnunet" or "none".
         seed: Non-negative.
         shuffle: Whether the order of an epoch is permuted; the content of "whole" without augmentation is the same in all.
+        weights: Chance of each case, summing to one, by which an epoch is drawn with replacement; None takes each once.
 
     Raises:
         ConfigError: The sampler, the preset or the patch is not possible.
@@ -68,6 +69,7 @@ class Draws(Dataset[Sample]):
         augment: str = "nnunet",
         seed: int = 0,
         shuffle: bool = True,
+        weights: Sequence[float] | Array | None = None,
     ) -> None:
         for owner, value, known in (("sampler", sampler, SAMPLERS), ("data.augment", augment, PRESETS)):
             if value not in known:
@@ -84,6 +86,7 @@ class Draws(Dataset[Sample]):
         self.augment = augment
         self.seed = seed
         self.shuffle = shuffle
+        self.weights = None if weights is None else np.repeat(np.asarray(weights), draws_per_case) / draws_per_case
         # In shared memory, so that workers that live on from epoch to epoch hear of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._order: tuple[int, Array] = (-1, np.empty(0, dtype=np.int64))
@@ -110,7 +113,11 @@ class Draws(Dataset[Sample]):
         epoch = self.epoch
         if self._order[0] != epoch:
             random = np.random.default_rng([self.seed, epoch, _ORDER])
-            self._order = (epoch, random.permutation(len(self)) if self.shuffle else np.arange(len(self)))
+            if self.weights is not None:
+                order = random.choice(len(self), size=len(self), p=self.weights)
+            else:
+                order = random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+            self._order = (epoch, order)
         return self._order[1]
 
     def __getitem__(self, index: int) -> Sample:

@@ -271,17 +271,18 @@ def _directly(method: Method, batches: Iterable[Batch], sums: _Sums, device: Dev
 
 
 @torch.no_grad()
-def _decoded(method: Method, batches: Mapping[str, Iterator[Batch]], sums: Mapping[Subset, _Sums], device: Device) -> None:
-    """Several subsets at once: each window is encoded once per modality and decoded once per subset."""
+def _decoded(method: Method, batches: Mapping[Subset, Iterator[Batch]], sums: Mapping[Subset, _Sums], device: Device) -> None:
+    """Several subsets at once: each window is encoded once per modality (or group) and decoded once per subset."""
     names = method.problem.names
     with evaluating(method):
         for row in zip(*batches.values(), strict=True):
             features: dict[str, Features] = {}
-            for name, batch in zip(batches, row, strict=True):
-                features[name] = method.encode(batch.to(device))[name]
+            for part, batch in zip(batches, row, strict=True):
+                found = method.encode(batch.to(device))
+                features |= {name: found[name] for name in part}
             for subset, total in sums.items():
                 present = torch.tensor([[name in subset for name in names]] * len(row[0]), device=device)
-                total.add(method.decode({name: features[name] for name in subset}, present))
+                total.add(method.decode({name: features[name] for name in subset if name in features}, present))
 
 
 def can_predict(method: Method, subset: Iterable[str]) -> bool:
@@ -388,6 +389,6 @@ def _predictions(
     for first in range(0, len(subsets), at_once):
         sums = {subset: _Sums(problem, windows, total, extras=extras) for subset in subsets[first : first + at_once]}
         used = [name for name in problem.names if any(name in subset for subset in sums)]
-        _decoded(method, {name: batches((name,)) for name in used}, sums, device)
+        _decoded(method, {part: batches(part) for part in method.parts(used)}, sums, device)
         for subset in list(sums):
             yield subset, sums.pop(subset).means()

@@ -111,6 +111,15 @@ METHODS: dict[str, Entry] = {
         citation="Shen, Li, Chen, Wang, Zhu, Li, Wang, Jin (2024). Complementary Information Mutual Learning for Multimodality "
         "Medical Image Segmentation. arXiv:2401.02717.",
     ),
+    "classifier": Entry(
+        path="comodal.methods.classifier:Classifier",
+        summary="An encoder and a head for each target: images, bags or vectors, one modality or several.",
+        tasks=("classification",),
+        at_training="all modalities that it is given",
+        at_test="the same",
+        citation="Mallya, Hamarneh (2022). Deep Multimodal Guidance for Medical Image Classification. MICCAI, "
+        "arXiv:2203.05683.",
+    ),
 }
 
 

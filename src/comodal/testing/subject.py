@@ -49,7 +49,7 @@ class Subject:
 
 
 def encodings(method: Method, batch: Batch) -> dict[str, Features]:
-    """What the loop and the predictor make of a batch: each modality encoded by itself, zeros in the rows that lack it.
+    """What the loop and the predictor make of a batch: each modality (or group) encoded by itself, zeros in the rows that lack it.
 
     Args:
         method: One that encodes; left in eval mode.
@@ -60,14 +60,15 @@ def encodings(method: Method, batch: Batch) -> dict[str, Features]:
     """
     method.eval()
     found: dict[str, Features] = {}
-    for name in batch.modalities:
-        rows = batch.is_present(name).nonzero().flatten()
+    for part in method.parts(batch.modalities):
+        rows = torch.stack([batch.is_present(name) for name in part]).all(dim=0).nonzero().flatten()
         if not len(rows):
             continue
         with torch.no_grad():
-            value = method.encode(batch.rows(rows).keep([name]))[name]
-        full = tuple(part.new_zeros((len(batch), *part.shape[1:])).index_copy(0, rows, part) for part in tensors(value))
-        found[name] = full if isinstance(value, tuple) else full[0]
+            values = method.encode(batch.rows(rows).keep(part))
+        for name in part:
+            wide = tuple(p.new_zeros((len(batch), *p.shape[1:])).index_copy(0, rows, p) for p in tensors(values[name]))
+            found[name] = wide if isinstance(values[name], tuple) else wide[0]
     return found
 
 

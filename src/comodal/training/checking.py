@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from comodal.config import RunConfig, build_method, build_problem
+from comodal.data.balancing import balanced_targets
 from comodal.data.cohort import Case, Cohort
 from comodal.errors import ConfigError, message
 from comodal.method import Method, Problem, Stage
@@ -42,10 +43,11 @@ def check_training(
         ConfigError: The method cannot do this problem; a stage has no case to learn from or to be judged by, or a batch cannot
             be divided among the processes.
     """
-    problem = build_problem(config, cohort, vocabulary, words=words)
+    problem = build_problem(config, cohort, vocabulary, words=words, train=splits["train"])
     method = build_method(config, problem)
     for stage in method.stages():
         stage_cases(problem, cohort, splits["train"], stage=stage)
+        balanced_targets(stage.balance, problem.targets)
         size = stage.batch_size or config.training.batch_size
         check_batch_size(size, config.training.devices)
         if size // config.training.devices < stage.least_rows:

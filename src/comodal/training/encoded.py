@@ -12,16 +12,27 @@ from torch import Tensor
 
 from comodal.batch import Bag, Batch, Features, Sample, Text, Value, collate
 from comodal.data import sampling
+from comodal.errors import ConfigError, message
 from comodal.method import Method, Problem, Stage
 from comodal.modality import Modality
 from comodal.run import read_weights, save_weights
+from comodal.stage import under
 
 
 def frozen_hash(method: Method, stage: Stage) -> str:
-    """Hash of the method's name and configuration and of all weights that the stage does not train; buffers included."""
+    """Hash of the method's name and configuration and of the weights on which its `encode` rests; buffers included.
+
+    Raises:
+        ConfigError: The stage trains one of them, so that what was encoded would soon be wrong.
+    """
     digest = hashlib.sha256(f"{type(method).__module__}.{type(method).__qualname__}|".encode())
     digest.update(method.config.model_dump_json().encode())
     for name, tensor in sorted(method.state_dict().items()):
+        if not any(under(name, prefix) for prefix in method.encoded_by):
+            continue
+        if stage.trains(name) and method.encoded_by != ("",):
+            rule, do = "not train what encodes its inputs", 'Set its inputs to "raw"'
+            raise ConfigError(message(f"Stage {stage.name}", rule, name, do=do))
         if not stage.trains(name):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -33,7 +44,8 @@ class EncodedDraws:
 
     Args:
         draws: Deterministic whole cases, without augmentation. Each is read once; which case a draw is of is known before.
-        method: Its `encode` is called in eval mode, without gradient, on one case and one modality at a time.
+        method: Its `encode` is called in eval mode, without gradient, on one case and one modality (or one group of those
+            that are encoded together) at a time.
         stage: Decides what is frozen.
         problem: The modalities, in order.
         folder: Where encodings are kept.
@@ -64,24 +76,32 @@ class EncodedDraws:
         modes = [(module, module.training) for module in self.method.modules()]
         self.method.eval()
         with torch.no_grad():
-            found = {name: self._cached(batch.keep([name]), name) for name in sample.inputs}
+            found: dict[str, Features] = {}
+            for names in self.method.parts(sample.inputs):
+                found |= self._cached(batch.keep(names), names)
         for module, mode in modes:
             module.training = mode
         return found
 
-    def _cached(self, batch: Batch, name: str) -> Features:
-        digest = hashlib.sha256(f"{self.key}|{batch.ids[0]}|{name}".encode())
-        for tensor in _tensors(batch.inputs[name]):
+    def _cached(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Features]:
+        digest = hashlib.sha256(f"{self.key}|{batch.ids[0]}|{'+'.join(names)}".encode())
+        for tensor in (tensor for name in names for tensor in _tensors(batch.inputs[name])):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        file = self.folder / f"{digest.hexdigest()[:40]}.safetensors"
-        if not file.is_file():
-            value = self.method.encode(batch)[name]
-            parts = value if isinstance(value, tuple) else (value,)
-            shape = "tuple" if isinstance(value, tuple) else "tensor"
-            save_weights(file, {f"{shape}-{i:03d}": part[0] for i, part in enumerate(parts)})
-        stored = read_weights(file)
-        tensors = tuple(stored[key] for key in sorted(stored))
-        return tensors if next(iter(stored)).startswith("tuple") else tensors[0]
+        files = [self.folder / f"{digest.hexdigest()[:40]}-{number}.safetensors" for number in range(len(names))]
+        if not all(file.is_file() for file in files):
+            found = self.method.encode(batch)
+            for name, file in zip(names, files, strict=True):
+                value = found[name]
+                parts = value if isinstance(value, tuple) else (value,)
+                shape = "tuple" if isinstance(value, tuple) else "tensor"
+                save_weights(file, {f"{shape}-{i:03d}": part[0] for i, part in enumerate(parts)})
+        return {name: _stored(file) for name, file in zip(names, files, strict=True)}
+
+
+def _stored(file: Path) -> Features:
+    stored = read_weights(file)
+    tensors = tuple(stored[key] for key in sorted(stored))
+    return tensors if next(iter(stored)).startswith("tuple") else tensors[0]
 
 
 def _tensors(value: Value) -> tuple[Tensor, ...]:

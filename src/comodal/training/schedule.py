@@ -55,7 +55,8 @@ def build_optimisers(method: Method, stage: Stage) -> dict[str, torch.optim.Opti
 
 def _build(how: Optimiser, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if how.name == "sgd":
-        return torch.optim.SGD(parameters, lr=how.rate, momentum=0.99, nesterov=True, weight_decay=how.weight_decay)
+        nesterov = how.momentum > 0
+        return torch.optim.SGD(parameters, lr=how.rate, momentum=how.momentum, nesterov=nesterov, weight_decay=how.weight_decay)
     kind = torch.optim.AdamW if how.name == "adamw" else torch.optim.Adam
     return kind(parameters, lr=how.rate, weight_decay=how.weight_decay)
 

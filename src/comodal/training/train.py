@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch.distributed
 from comodal.batch import collate
 from comodal.config import RunConfig, build_method
 from comodal.data import sampling
+from comodal.data.balancing import balanced_targets, case_weights
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
 from comodal.data.preparing import prepare
@@ -266,6 +268,7 @@ def make_feed(
         draws_per_case=1 if whole else data.draws_per_case,
         augment=data.augment if augment else "none",
         seed=training.seed,
+        weights=case_weights(run.cohort, cases, balanced_targets(stage.balance, problem.targets)) if stage.balance else None,
     )
     join: Any = partial(collate, modalities=problem.modalities, patch=problem.patches)
     workers = training.workers
@@ -280,6 +283,7 @@ def make_feed(
 def validation_feed(run: Run, method: Method, stage: Stage, *, preparer: Preparer) -> Feed | None:
     """Draws of the validation cases without augmentation, for one process; None where there are none."""
     cases = stage_cases(run.problem, run.cohort, run.splits["val"], stage=stage, needed=False)
+    stage = replace(stage, balance=())  # each once, as they are
     return make_feed(run, method, stage, preparer=preparer, cases=cases, augment=False) if cases else None
 
 
