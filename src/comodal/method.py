@@ -257,7 +257,7 @@ class Method(nn.Module):
         """
         return ()
 
-    def parts(self, names: Iterable[str]) -> list[tuple[str, ...]]:
+    def encoded_parts(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """How these modalities are encoded: one by one, or in groups. A group that is not there whole is not encoded."""
         have = list(names)
         groups = [group for group in self.together if set(group) <= set(have)]

@@ -389,6 +389,6 @@ def _predictions(
     for first in range(0, len(subsets), at_once):
         sums = {subset: _Sums(problem, windows, total, extras=extras) for subset in subsets[first : first + at_once]}
         used = [name for name in problem.names if any(name in subset for subset in sums)]
-        _decoded(method, {part: batches(part) for part in method.parts(used)}, sums, device)
+        _decoded(method, {part: batches(part) for part in method.encoded_parts(used)}, sums, device)
         for subset in list(sums):
             yield subset, sums.pop(subset).means()

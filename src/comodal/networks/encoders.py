@@ -59,7 +59,7 @@ def _densenet(blocks: tuple[int, ...], *, first: int = 64, growth: int = 32) -> 
         network = DenseNet(dims, channels, 1, init_features=first, growth_rate=growth, block_config=blocks)
         last = network.class_layers.get_submodule("out")
         network.class_layers.set_submodule("out", nn.Identity())  # what is left: ReLU, average pool, flatten
-        return network, int(last.weight.shape[1])
+        return network, int(next(last.parameters()).shape[1])  # the weight, (1, features)
 
     return build
 

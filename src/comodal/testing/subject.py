@@ -49,7 +49,7 @@ class Subject:
 
 
 def encodings(method: Method, batch: Batch) -> dict[str, Features]:
-    """What the loop and the predictor make of a batch: each modality (or group) encoded by itself, zeros in the rows that lack it.
+    """What the loop and the predictor make of a batch: each modality (or group) by itself, zeros in rows that lack it.
 
     Args:
         method: One that encodes; left in eval mode.
@@ -60,7 +60,7 @@ def encodings(method: Method, batch: Batch) -> dict[str, Features]:
     """
     method.eval()
     found: dict[str, Features] = {}
-    for part in method.parts(batch.modalities):
+    for part in method.encoded_parts(batch.modalities):
         rows = torch.stack([batch.is_present(name) for name in part]).all(dim=0).nonzero().flatten()
         if not len(rows):
             continue

@@ -77,7 +77,7 @@ class EncodedDraws:
         self.method.eval()
         with torch.no_grad():
             found: dict[str, Features] = {}
-            for names in self.method.parts(sample.inputs):
+            for names in self.method.encoded_parts(sample.inputs):
                 found |= self._cached(batch.keep(names), names)
         for module, mode in modes:
             module.training = mode
