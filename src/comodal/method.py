@@ -183,6 +183,11 @@ class Method(nn.Module):
         have = set(subset)
         return bool(have) and have <= set(self.problem.names) and have >= set(self.requires.at_test or ())
 
+    def reads(self, subset: Iterable[str]) -> tuple[str, ...]:
+        """Those of a subset that `predict` looks at, in canonical order; by default all. The files of others are not opened."""
+        have = set(subset)
+        return tuple(name for name in self.problem.names if name in have)
+
     def stages(self) -> tuple[Stage, ...]:
         """What is trained, in order."""
         raise NotImplementedError(f"{type(self).__name__}.stages must return at least one Stage.")

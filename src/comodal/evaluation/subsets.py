@@ -70,11 +70,12 @@ class _Row:
     positive: dict[str, bool]
 
 
-def _by_grids(preparer: Preparer, case: Case, subsets: Sequence[Subset]) -> Iterator[list[Subset]]:
+def _by_grids(settings: _Settings, case: Case, subsets: Sequence[Subset]) -> Iterator[list[Subset]]:
     """Subsets of one case that are predicted on the same grids, and so from the same arrays."""
     groups: dict[object, list[Subset]] = {}
     for subset in subsets:
-        groups.setdefault(tuple(preparer.grids(case, subset).items()), []).append(subset)
+        grids = settings.preparer.grids(case, settings.method.reads(subset))
+        groups.setdefault(tuple(grids.items()), []).append(subset)
     yield from groups.values()
 
 
@@ -151,7 +152,8 @@ def _class_labels(settings: _Settings, case: Case) -> dict[str, int | list[float
 
 def _evaluate_group(settings: _Settings, case: Case, subsets: Sequence[Subset]) -> Iterator[_Row]:
     """The rows of one case for subsets on the same grids."""
-    use = [name for name in settings.method.problem.names if any(name in subset for subset in subsets)]
+    looks_at = {name for subset in subsets for name in settings.method.reads(subset)}
+    use = [name for name in settings.method.problem.names if name in looks_at]
     prepared = settings.preparer.case(case, use=use, with_targets=False)
     labels = _class_labels(settings, case)
     truths = _Truths(settings, case, use)
@@ -282,7 +284,7 @@ def evaluate(
     total, rows = sum(map(len, entering.values())), list[_Row]()
     for case in cases:
         own: list[_Row] = []
-        for group in _by_grids(preparer, case, entering[case.id]):
+        for group in _by_grids(settings, case, entering[case.id]):
             for row in _evaluate_group(settings, case, group):
                 own.append(row)
                 if on_progress is not None:

@@ -306,7 +306,7 @@ def checked_subsets(method: Method, case: PreparedCase, subsets: Iterable[Iterab
             if name not in method.problem.names:
                 do = nearest(name, method.problem.names)
                 raise ConfigError(message("subset", "name modalities of the method", repr(name), do=do))
-            if name not in case.images and name not in case.values:
+            if name in method.reads(names) and name not in case.images and name not in case.values:
                 text = message(
                     "subset",
                     "have modalities of the case",
@@ -341,7 +341,7 @@ def predict_case(
 
     Args:
         method: On `device`; it is run in eval mode and left in the mode in which it was.
-        case: Must hold the modalities of every subset.
+        case: Must hold the modalities of every subset, but for those at which the method does not look (`Method.reads`).
         subsets: Each a non-empty set of names.
         overlap: Least overlap of neighbouring windows, in [0, 1).
         batch_size: Windows (3-D) or slices (2-D) at once; None: as many as have the voxels of two windows of 64^3.
@@ -376,7 +376,7 @@ def _predictions(
     total = windows.total() if windows is not None else None
 
     def batches(subset: Subset) -> Iterator[Batch]:
-        return batches_of(problem, case, subset, windows=windows, size=batch_size)
+        return batches_of(problem, case, method.reads(subset), windows=windows, size=batch_size)
 
     if not method.encodes:
         for subset in subsets:
@@ -388,7 +388,7 @@ def _predictions(
         at_once = 1
     for first in range(0, len(subsets), at_once):
         sums = {subset: _Sums(problem, windows, total, extras=extras) for subset in subsets[first : first + at_once]}
-        used = [name for name in problem.names if any(name in subset for subset in sums)]
+        used = [name for name in problem.names if any(name in method.reads(subset) for subset in sums)]
         _decoded(method, {part: batches(part) for part in method.encoded_parts(used)}, sums, device)
         for subset in list(sums):
             yield subset, sums.pop(subset).means()

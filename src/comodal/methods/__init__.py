@@ -120,6 +120,33 @@ METHODS: dict[str, Entry] = {
         citation="Mallya, Hamarneh (2022). Deep Multimodal Guidance for Medical Image Classification. MICCAI, "
         "arXiv:2203.05683.",
     ),
+    "clam": Entry(
+        path="comodal.methods.clam:CLAM",
+        summary="Gated attention over a bag, whose most and least attended items learn from its label (CLAM-SB).",
+        tasks=("classification",),
+        at_training="a bag of pictures or vectors",
+        at_test="the same",
+        citation="Lu, Williamson, Chen, Chen, Barbieri, Mahmood (2021). Data-efficient and weakly supervised computational "
+        "pathology on whole-slide images. Nature Biomedical Engineering, arXiv:2004.09666.",
+    ),
+    "late-fusion": Entry(
+        path="comodal.methods.late_fusion:LateFusion",
+        summary="An encoder for each modality and a head on all latents; each modality has heads for when others are absent.",
+        tasks=("classification",),
+        at_training="two or more modalities; those that a case has",
+        at_test="any non-empty subset; with absent: refuse, all",
+        citation="Kawahara, Daneshvar, Argenziano, Hamarneh (2019). Seven-Point Checklist and Skin Lesion Classification "
+        "Using Multitask Multimodal Neural Nets. IEEE JBHI, doi:10.1109/JBHI.2018.2824327.",
+    ),
+    "guidance": Entry(
+        path="comodal.methods.guidance:Guidance",
+        summary="A superior modality, there only in training, guides a classifier on an inferior one (deep guidance).",
+        tasks=("classification",),
+        at_training="an inferior and a superior modality, in pairs; further cases with either",
+        at_test="the inferior modality alone",
+        citation="Mallya, Hamarneh (2022). Deep Multimodal Guidance for Medical Image Classification. MICCAI, "
+        "arXiv:2203.05683.",
+    ),
 }
 
 

@@ -12,33 +12,24 @@ the sampler of the paper, which balances as well, is off: both together would co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from comodal.batch import Batch, Features
-from comodal.method import Citation, Method, MethodConfig, Monitor, OneStageConfig, Prediction, Problem, Requirements, Stage
+from comodal.method import Citation, Method, MethodConfig, Prediction, Problem, Requirements, Stage
+from comodal.networks.class_settings import ClassificationConfig
 from comodal.networks.classification import (
     ClassHeads,
-    ClassWeights,
     class_probabilities,
     class_weights,
     classification_losses,
 )
-from comodal.networks.latents import EncoderConfig, Fusion, Latents
+from comodal.networks.latents import Latents
 
 
-class ClassifierConfig(OneStageConfig, EncoderConfig):
+class ClassifierConfig(ClassificationConfig):
     """Configuration of `classifier`."""
-
-    fusion: Fusion = Field("latents", description="several modalities: latents side by side, or channels of one network")
-    hidden: int = Field(0, ge=0, description="units of a hidden layer in each head; 0: linear")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the latent")
-    class_weights: ClassWeights = Field("balanced", description="none, balanced, or {target: {class: weight}}")
-    target_weights: dict[str, float] = Field({}, description="{target: factor of its loss}; 1 for those that are not named")
-    balance: tuple[str, ...] = Field((), description="targets whose classes are drawn equally often")
-    judge: Literal["loss", "AUROC", "balanced_accuracy"] = Field("loss", description="what chooses the weights, on validation")
 
 
 class Classifier(Method):
@@ -74,7 +65,6 @@ class Classifier(Method):
     def stages(self) -> tuple[Stage, ...]:
         """One stage; the best weights on validation cases are kept."""
         config = self.config
-        monitor = Monitor(config.judge, "min" if config.judge == "loss" else "max", config.patience)
         how = {"": config.optimisation()}
         return (
             Stage(
@@ -83,7 +73,7 @@ class Classifier(Method):
                 modalities=self.problem.names,
                 balance=config.balance,
                 steps=config.steps,
-                monitor=monitor,
+                monitor=config.monitor(),
             ),
         )
 

@@ -24,11 +24,13 @@ class Architecture:
         build: From (spatial_dims, channels) to (network, number of its features).
         spatial_dims: In which it exists.
         least: Smallest side of an image in pixels.
+        rectified: Whether its features are averages after a ReLU, and so never negative.
     """
 
     build: Callable[[int, int], tuple[nn.Module, int]]
     spatial_dims: tuple[int, ...] = (2, 3)
     least: int = 8
+    rectified: bool = True
 
 
 def _resnet(block: str, layers: list[int], widen: float = 1.0) -> Callable[[int, int], tuple[nn.Module, int]]:
@@ -100,6 +102,7 @@ class ImageEncoder(nn.Module):
             rule, do = f"exist in {dims}-D", "Set method.slices to mean, or choose another encoder"
             raise ConfigError(message("method.encoder", rule, repr(name), do=do))
         self.network, self.features = architecture.build(dims, channels)
+        self.rectified = architecture.rectified
         self.weigh = nn.Linear(self.features, 1) if self.by_slice and slices == "attention" else None
 
     def forward(self, images: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class VectorEncoder(nn.Module):
     def __init__(self, modality: Modality, units: int) -> None:
         super().__init__()
         self.features = units or modality.channels
+        self.rectified = units > 0
         self.layer = nn.Sequential(nn.Linear(modality.channels, units), nn.ReLU()) if units else nn.Identity()
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -68,6 +69,7 @@ class BagEncoder(nn.Module):
         self.items = ImageEncoder(encoder, 2, modality.channels) if modality.spatial_dims == 2 else None
         size = modality.channels if self.items is None else self.items.features
         self.features = config.bag
+        self.rectified = True
         self.embed = nn.Sequential(nn.Linear(size, config.bag), nn.ReLU(), nn.Dropout(config.bag_dropout))
         self.attention = GatedAttention(config.bag, config.attention, dropout=config.bag_dropout)
 
@@ -128,6 +130,11 @@ class Latents(nn.Module):
                 own = _encoder(problem, modality, config, encoders.get(modality.name, default))
                 self.encoders[modality.name], self.sizes[modality.name] = own, own.features
         self.size = sum(self.sizes.values())
+
+    @property
+    def rectified(self) -> bool:
+        """Whether no latent can be negative."""
+        return all(bool(encoder.rectified) for encoder in self.encoders.values())
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """{modality: (B, F)} of those that some row has, each from itself alone; zeros in rows that lack it.

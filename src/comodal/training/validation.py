@@ -63,6 +63,10 @@ class StageView(Method):
             return set(subset) in [set(asked) for asked in self.asked]
         return self.method.supports(subset)
 
+    def reads(self, subset: Iterable[str]) -> Subset:
+        """What the method looks at; all of it where the method has a `validate` of its own."""
+        return super().reads(subset) if self.own else self.method.reads(subset)
+
     def predict(self, batch: Batch) -> Prediction:
         """What the stage is judged by."""
         return self.method.validate(batch, self.stage)

@@ -1,0 +1,60 @@
+"""Settings that every classifier has, what they say about a stage, and the roles of modalities in guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from comodal.errors import ConfigError, message, nearest
+from comodal.method import Monitor, OneStageConfig, Problem
+from comodal.networks.classification import ClassWeights
+from comodal.networks.latents import EncoderConfig, Fusion
+
+
+class ClassificationConfig(OneStageConfig, EncoderConfig):
+    """Optimisation, encoders, heads, weights of classes and targets."""
+
+    fusion: Fusion = Field("latents", description="several images: latents side by side, or channels of one network")
+    hidden: int = Field(0, ge=0, description="units of a hidden layer in each head; 0: linear")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the latent")
+    class_weights: ClassWeights = Field("balanced", description="none, balanced, or {target: {class: weight}}")
+    target_weights: dict[str, float] = Field({}, description="{target: factor of its loss}; 1 for those that are not named")
+    balance: tuple[str, ...] = Field((), description="targets whose classes are drawn equally often")
+    judge: Literal["loss", "AUROC", "balanced_accuracy"] = Field("loss", description="what chooses the weights, on validation")
+
+    def monitor(self, *subsets: tuple[str, ...]) -> Monitor:
+        """What a stage is judged by, on cases seen through these subsets; none leaves that to the training."""
+        return Monitor(self.judge, "min" if self.judge == "loss" else "max", self.patience, subsets or None)
+
+
+def roles(problem: Problem, *, superior: Sequence[str], inferior: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The superior and the inferior modalities, in canonical order.
+
+    Args:
+        problem: Has the modalities.
+        superior: Those that are there only in training.
+        inferior: Those to predict from; none takes all others.
+
+    Raises:
+        ConfigError: No superior one, an unknown or doubled name, or a modality without a role.
+    """
+    for key, names in (("superior", superior), ("inferior", inferior)):
+        for name in names:
+            if name not in problem.names:
+                do = nearest(name, problem.names)
+                raise ConfigError(message(f"method.{key}", "name modalities of the problem", repr(name), do=do))
+    if not superior:
+        rule, do = "name the modality that is there only in training", f"For instance superior: [{problem.names[-1]}]"
+        raise ConfigError(message("method.superior", rule, "none", do=do))
+    both = set(superior) & set(inferior)
+    better = tuple(name for name in problem.names if name in superior)
+    cheaper = tuple(name for name in problem.names if name in (inferior or set(problem.names) - set(better)))
+    left = [name for name in problem.names if name not in (*better, *cheaper)]
+    if both or left or not cheaper:
+        rule = "give each modality of the problem one role, and leave one to predict from"
+        got = f"{', '.join(sorted(both))} with two" if both else f"{', '.join(left)} with none" if left else "no inferior one"
+        do = f"Leave {', '.join(left)} out of data.modalities, or name it" if left else "Correct superior and inferior"
+        raise ConfigError(message("method.superior and method.inferior", rule, got, do=do))
+    return better, cheaper
