@@ -328,7 +328,7 @@ class GuideSet(nn.Module):
         super().__init__()
         sizes = dict(inferior.sizes) if each else {"all": inferior.size}
         how: dict[str, Any] = {"bottleneck": bottleneck, "dropout": dropout, "uncertain": uncertain}
-        how["rectify"] = superior.rectified
+        how["rectify"] = superior.nonnegative
         self.sizes, self.each, self.direction = sizes, each, direction
         self.guides = nn.ModuleDict({f"of_{name}": Guide(size, superior.size, **how) for name, size in sizes.items()})
         self.moments = Moments(superior.size)
