@@ -59,6 +59,7 @@ class Stage:
         optimisers: {prefix: how}; the longest matching prefix wins; every trained parameter must have one.
         modalities: Cases must have all of these to take part.
         targets: Cases must have all of these to take part; None asks for any one, () for none (learning without labels).
+        reads: Modalities that it looks at; the files of others are not opened. None: all. A case must have one of them.
         inputs: "raw", or "encoded": each case is encoded once by `Method.encode` and its features are the inputs.
         augment: Whether samples are augmented; never for encoded inputs.
         sampler: "uniform": each case equally often and patches anywhere; "foreground": a third of the patches lie on a
@@ -77,6 +78,7 @@ class Stage:
     optimisers: Mapping[str, Optimiser] = field(default_factory=lambda: {"": Optimiser()})
     modalities: tuple[str, ...] = ()
     targets: tuple[str, ...] | None = None
+    reads: tuple[str, ...] | None = None
     inputs: Literal["raw", "encoded"] = "raw"
     augment: bool = True
     sampler: Literal["uniform", "foreground"] = "uniform"

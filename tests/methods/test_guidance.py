@@ -44,8 +44,8 @@ SEVERAL = Problem(
         Modality("genes", "features", 0, 4),
     ),
     TARGETS[:1],
-    3,
-    patches={"g": (32, 32, 16)},
+    2,
+    patches={"g": (32, 32)},
 )
 SMALL: dict[str, Any] = {"encoder": "resnet10-quarter", "bag": 8, "attention": 4, "steps": 5, "guide_epochs": 2}
 SMALL |= {"decoder_epochs": 2, "guide_dropout": 0.0, "guide_rate": 1e-3, "vector": 12}
@@ -94,7 +94,7 @@ def test_every_promise_on_vectors(config: dict[str, Any]) -> None:
     check_method(Guidance, VECTORS, GuidanceConfig.model_validate({**SMALL, "superior": ("dear",), **config}))
 
 
-@pytest.mark.parametrize("config", [{"fusion": "channels", "both": True}, {"partial": True, "finetune": "all"}], ids=str)
+@pytest.mark.parametrize("config", [{"fusion": "channels", "both": True}, {"partial": True}], ids=str)
 def test_every_promise_with_several_of_each(config: dict[str, Any]) -> None:
     check_method(Guidance, SEVERAL, GuidanceConfig.model_validate({**SMALL, "superior": ("blood", "genes"), **config}))
 
@@ -111,7 +111,7 @@ def test_info_nce_needs_two_patients_in_a_step() -> None:
     after = method.guide.estimate(batch.vector("cheap"), {"cheap": torch.ones(8, dtype=torch.bool)})[0]
     cosine = torch.nn.functional.cosine_similarity
     dear = batch.vector("dear")
-    assert float(cosine(after, dear).mean()) > float(cosine(before, dear).mean())
+    assert float(cosine(after, dear).mean().detach()) > float(cosine(before, dear).mean().detach())
     one = replace(batch, groups=("same",) * 8)  # no other patient, nothing to tell apart
     stage = stage_of(method, "guidance")
     method.enter(stage)
@@ -126,6 +126,7 @@ def test_frozen_parts_do_not_move_by_a_bit_and_get_no_gradient(problem: Problem,
     method, batch = build(problem, (superior,), both=True), make_batch(problem, 6)
     for name in ("inferior", "superior"):
         train(method, name, batch, steps=3)
+    method.zero_grad(set_to_none=True)
     kept = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     for name, own in (("guidance", "guide."), ("decoder", "head_guided."), ("both", "head_both.")):
         train(method, name, batch, steps=5)
@@ -285,7 +286,7 @@ def test_a_modality_without_a_role_is_refused() -> None:
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pairs of latents whose classes are products of the inferior one."""
     folder = tmp_path_factory.mktemp("pairs")
-    return api.phantom("pairs", out=folder, cases=400, settings={"unlabelled": 0.2, "unpaired": 0.2})
+    return api.phantom("pairs", out=folder, cases=320, settings={"unlabelled": 0.2, "unpaired": 0.2})
 
 
 def settings(cohort: Path, **method: Any) -> RunConfig:
@@ -317,10 +318,11 @@ def test_g_knows_more_than_the_mean_on_held_out_pairs(run: Run) -> None:
     assert ends["guidance"] < 0.9 * mean
     cases = {line["stage"]: line["cases"] for line in lines if line["event"] == "stage" and line["state"] == "start"}
     train = [run.cohort.case(i) for i in run.splits["train"]]
-    pairs = [case for case in train if {"inferior", "superior"} <= case.cells.keys()]
-    labelled = [case for case in train if {"inferior", "diagnosis"} <= case.cells.keys()]
+    pairs = {case.id for case in train if {"inferior", "superior"} <= case.cells.keys()}
+    labelled = {case.id for case in train if {"inferior", "diagnosis"} <= case.cells.keys()}
     assert (cases["guidance"], cases["decoder"]) == (len(pairs), len(labelled))
-    assert len(set(pairs) - set(labelled)) > 0 < len(set(labelled) - set(pairs))
+    assert pairs - labelled
+    assert labelled - pairs
 
 
 def trained(run: Run) -> Guidance:

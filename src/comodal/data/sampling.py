@@ -52,6 +52,7 @@ class Draws(Dataset[Sample]):
         seed: Non-negative.
         shuffle: Whether the order of an epoch is permuted; the content of "whole" without augmentation is the same in all.
         weights: Chance of each case, summing to one, by which an epoch is drawn with replacement; None takes each once.
+        use: Only these modalities are read; None reads all.
 
     Raises:
         ConfigError: The sampler, the preset or the patch is not possible.
@@ -70,6 +71,7 @@ class Draws(Dataset[Sample]):
         seed: int = 0,
         shuffle: bool = True,
         weights: Sequence[float] | Array | None = None,
+        use: Sequence[str] | None = None,
     ) -> None:
         for owner, value, known in (("sampler", sampler, SAMPLERS), ("data.augment", augment, PRESETS)):
             if value not in known:
@@ -86,6 +88,7 @@ class Draws(Dataset[Sample]):
         self.augment = augment
         self.seed = seed
         self.shuffle = shuffle
+        self.use = None if use is None else tuple(use)
         self.weights = None if weights is None else np.repeat(np.asarray(weights), draws_per_case) / draws_per_case
         # In shared memory, so that workers that live on from epoch to epoch hear of the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -133,7 +136,7 @@ class Draws(Dataset[Sample]):
 
     def _case(self, name: str) -> tuple[PreparedCase, list[Array]]:
         if name not in self._open:
-            prepared = self.preparer.case(self.preparer.cohort.case(name))
+            prepared = self.preparer.case(self.preparer.cohort.case(name), use=self.use)
             voxels = foreground_voxels(self.preparer, prepared) if self.sampler == "foreground" else []
             self._open[name] = (prepared, voxels)
             while len(self._open) > (OPEN_CASES_UNCACHED if self.preparer.cache is None else OPEN_CASES):

@@ -242,6 +242,7 @@ class Guidance(Method):
             (role, f"head_{role}"),
             {"": config.optimisation()},
             modalities=modalities,
+            reads=names,
             balance=config.balance,
             steps=config.steps,
             monitor=config.monitor(names),
