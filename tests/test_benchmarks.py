@@ -78,3 +78,18 @@ def test_ciml_and_a_plain_table_1_say_the_same_in_all_tasks() -> None:
         assert task["rows"][0]["ratio"] == 1
         assert all(row["cpu_seconds"] > 0 for row in task["rows"])
     assert found["tasks"][-1]["all_over_apart"]["ratio"] > 0 < found["tasks"][-1]["all_over_plain apart"]["ratio"]
+
+
+def test_cached_and_raw_stages_of_guidance_learn_the_same() -> None:
+    found = json.loads(script("guidance.py", "--small", "--rounds", "1", "--threads", "1", "--json"))
+    assert found["agreement"] < 1e-3  # the script itself refuses more
+    (once,) = found["rounds"]
+    assert [(cost["way"], cost["epochs"]) for cost in once["costs"]] == [
+        ("cached", 4),
+        ("cached", 1),
+        ("raw", 1),
+        ("raw", 2),
+        ("raw", 3),
+    ]
+    assert all(cost["cpu_seconds"] > 0 and cost["peak_mib"] > 50 for cost in once["costs"])
+    assert once["ratio"] == pytest.approx(once["raw"] / once["cached"]) and set(once["line"]) == {"2"}

@@ -48,7 +48,7 @@ class DataConfig(_Section):
     )
     spacing: Spacing | dict[str, Spacing] = Field("native", description="voxel size in mm, or {grid: size}")
     normalise: Literal["auto"] | dict[str, str] = Field(
-        "auto", description="per modality: zscore, zscore-nonzero, hemis, hemis-n4, ct, unit, none"
+        "auto", description="per modality: zscore, zscore-nonzero, hemis, hemis-n4, ct, unit, signed, imagenet, none"
     )
     resize: tuple[int, ...] | dict[str, tuple[int, ...]] | None = Field(
         None, description="pictures are resized to this many pixels, or {grid: pixels}; null crops or pads"

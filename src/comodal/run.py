@@ -25,7 +25,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -143,6 +143,7 @@ class Run:
         splits: {"train" | "val" | "test": case ids}.
         fitted: What preprocessing learned from training cases.
         tokenizer: Where a modality is text.
+        changed: {key of the method: its value}, where `at_test` has set it otherwise than in the training.
     """
 
     path: Path
@@ -151,6 +152,7 @@ class Run:
     splits: Mapping[str, list[str]]
     fitted: Fitted
     tokenizer: Tokenizer | None = None
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def create(
@@ -264,7 +266,10 @@ class Run:
                 do = f"For instance --set {meant}=..." if free else "Train it with the other value"
                 raise ConfigError(message("--set", rule, repr(item), do=do))
         values = apply_overrides({"method": dict(self.config.method)}, overrides)
-        return replace(self, config=self.config.model_copy(update=values).resolved())
+        now = self.config.model_copy(update=values).resolved()
+        trained = Run.load(self.path).config.method if self.changed else self.config.method
+        changed = {key: value for key, value in now.method.items() if value != trained.get(key)}
+        return replace(self, config=now, changed=changed)
 
     def preparer(self, cohort: Cohort | None = None, *, cache: Path | None = None, targets: bool = True) -> Preparer:
         """Prepares cases of the run's cohort (or of another one) as in training.

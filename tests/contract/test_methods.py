@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.contract import broken
+from tests.contract.classified import CLASSIFIED, classified
 
 from comodal.errors import ConfigError
 from comodal.method import Method, Problem
@@ -32,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ciml-shapes": {"width": 4, "levels": 2},
 }
 FLAT = {"hemis"}
+
 # {method: {check: reason}}: what a paper's method cannot keep. A line that is no longer true fails.
 KNOWN: dict[str, dict[str, str]] = {}
 
@@ -41,17 +43,23 @@ def problem(patch: tuple[int, ...], target: Target) -> Problem:
 
 
 def test_every_method_is_in_the_table() -> None:
-    assert SMALL.keys() == METHODS.keys()
+    assert SMALL.keys() == {name for name, entry in METHODS.items() if "segmentation" in entry.tasks}
+    assert CLASSIFIED.keys() == {name for name, entry in METHODS.items() if "classification" in entry.tasks}
     assert KNOWN.keys() <= METHODS.keys()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(("patch", "target"), [((8, 8), LABELS), ((8, 4, 8), REGIONS)], ids=["2-D labels", "3-D regions"])
 def test_a_method_keeps_every_promise(name: str, patch: tuple[int, ...], target: Target) -> None:
     cls = load_method(name)
     if name in FLAT and len(patch) == 3:
         pytest.skip(f"{name} is 2-D, as published")
     check_method(cls, problem(patch, target), cls.Config(**SMALL[name]), known=KNOWN.get(name))
+
+
+@pytest.mark.parametrize(("name", "what"), [(name, what) for name, cases in CLASSIFIED.items() for what in cases])
+def test_a_method_that_classifies_keeps_every_promise(name: str, what: str) -> None:
+    check_method(load_method(name), *classified(name, what), known=KNOWN.get(name))
 
 
 def test_the_other_network_of_the_baselines_keeps_them_too() -> None:

@@ -28,6 +28,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "chest-mimic": ("chest", {"cases": 12, "size": 64, "release": "mimic-cxr"}),
     "skin": ("skin", {"cases": 10, "size": 64}),
     "radpath": ("radpath", {"cases": 6}),
+    "pairs": ("pairs", {"cases": 16}),
 }
 CAUSES = ("hidden_causes.csv", "hidden_causes.json", "phantom.json")
 

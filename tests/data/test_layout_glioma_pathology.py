@@ -68,6 +68,24 @@ def test_clinical_features_are_whole_or_absent(tmp_path: Path) -> None:
     assert [case.cells.get("clinical") for case in cohort.cases][:3] == ["0.67;1", "0.3;0", None]
 
 
+def test_the_grade_is_a_target_where_asked_for(tmp_path: Path) -> None:
+    folder(tmp_path)
+    with pytest.raises(DataError, match="must have the column neoplasm_histologic_grade"):
+        index("glioma-pathology", tmp_path, {"grade": True})
+    table = tmp_path / "radpath_pairs.csv"
+    head, *rows = table.read_text().splitlines()
+    grades = ("1.0", "2.0", "", "-1", "2", "1")
+    lines = [f"{head},neoplasm_histologic_grade", *(f"{row},{grade}" for row, grade in zip(rows, grades, strict=True))]
+    table.write_text("\n".join(lines))
+    cohort = index("glioma-pathology", tmp_path, {"grade": True})
+    assert cohort.targets[-1].name == "grade" and cohort.targets[-1].classes == ("2", "3")
+    found = {case.id[8:12]: case.cells.get("grade") for case in cohort.cases}
+    assert found == {"0002": "2", "0001": "3", "0003": None, "0004": None, "0005": "3", "0006": "2"}
+    table.write_text(table.read_text().replace(",2.0,41.0,-1.0,-1.0,-1", ",2.0,41.0,-1.0,-1.0,4"))
+    with pytest.raises(DataError, match=r"neoplasm_histologic_grade must be 1, 2 or -1; got '4' \[subject TCGA_DU_0004"):
+        index("glioma-pathology", tmp_path, {"grade": True})
+
+
 def test_regions_that_are_gone_are_left_out_and_counted(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "roi256" / "b_1.png").unlink()
@@ -118,8 +136,9 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real regions are not here")
 def test_the_real_patients() -> None:
-    cohort = index("glioma-pathology", REAL, {"clinical": True})
+    cohort = index("glioma-pathology", REAL, {"clinical": True, "grade": True})
     assert len(cohort) == 74
+    assert Counter(case.cells.get("grade", "") for case in cohort.cases) == {"2": 35, "3": 38, "": 1}
     tiles = [case.cells["pathology"].split(";") for case in cohort.cases]
     assert sum(map(len, tiles)) == 148 and max(map(len, tiles)) == 11
     counts = Counter(case.cells.get("molecular", "") for case in cohort.cases)

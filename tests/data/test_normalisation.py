@@ -141,3 +141,15 @@ def test_equal_corners_that_fill_little_are_no_background() -> None:
     image = np.random.default_rng(0).normal(5, 1, (1, 8, 8, 8)).astype(np.float32)
     image[np.ix_([0], [0, -1], [0, -1], [0, -1])] = 7.0
     np.testing.assert_array_equal(normalise(image, "zscore-nonzero"), normalise(image, "zscore"))
+
+
+def test_pictures_as_pretrained_networks_want_them() -> None:
+    image = np.array([[0, 255], [128, 64], [32, 16]], dtype=np.uint8).reshape(3, 2, 1, 1)
+    np.testing.assert_allclose(normalise(image, "signed"), 2 * (image / 255) - 1, atol=1e-6)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # as torchvision states them
+    wanted = (image / 255 - mean.reshape(3, 1, 1, 1)) / deviation.reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(normalise(image, "imagenet"), wanted, atol=1e-5)
+    grey = normalise(image[:1], "imagenet")
+    np.testing.assert_allclose(grey, (image[:1] / 255 - mean.mean()) / deviation.mean(), atol=1e-5)
+    wide = normalise(np.array([0, 1000], dtype=np.uint16).reshape(1, 2, 1, 1), "signed")
+    assert wide.ravel().tolist() == [-1.0, 1.0] and wide.dtype == grey.dtype == np.float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,6 +22,7 @@ from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSp
 from comodal.data.preprocessing import Preparer, PreprocessingConfig
 from comodal.data.sampling import Draws, foreground_voxels, window_start
 from comodal.errors import ConfigError
+from comodal.training.feeding import Feed
 
 SHAPE = (12, 10, 9)
 AFFINE = np.array([[2.0, 0, 0, -20], [0, 1, 0, 5], [0, 0, 3, 7], [0, 0, 0, 1]])
@@ -253,3 +256,40 @@ def test_the_background_of_labels_is_not_sought(cohort: Cohort) -> None:
 def test_impossible_settings(cohort: Cohort, settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         draws_of(cohort, **settings)
+
+
+# ------------------------------------------------------------------------------------------------ draws by class
+def test_weighted_cases_are_drawn_with_replacement_as_often_as_they_weigh(cohort: Cohort) -> None:
+    weights = [0.1, 0.2, 0.7, 0.0]
+    draws = draws_of(cohort, sampler="whole", draws_per_case=2500, weights=weights)
+    cases = draws.order() // draws.draws_per_case
+    assert len(cases) == len(draws) == 10_000
+    counts = np.bincount(cases, minlength=4)
+    assert counts[3] == 0 and chisquare(counts[:3], np.array(weights[:3]) * 10_000).pvalue > 0.01
+    assert len(np.unique(draws.order())) < 10_000  # some draw more than once, others never
+    assert [draws[i].id for i in range(5)] == [cohort.ids[k] for k in cases[:5]]
+
+
+def test_weighted_draws_depend_on_seed_and_epoch_alone(cohort: Cohort) -> None:
+    def orders(seed: int, epochs: Sequence[int]) -> dict[int, list[int]]:
+        draws = draws_of(cohort, draws_per_case=6, weights=[0.4, 0.3, 0.2, 0.1], seed=seed)
+        found = {}
+        for epoch in epochs:
+            draws.set_epoch(epoch)
+            found[epoch] = [int(k) for k in draws.order()]
+        return found
+
+    first = orders(3, [0, 1, 2])
+    assert orders(3, [2, 0, 1]) == first and len({tuple(order) for order in first.values()}) == 3
+    assert orders(4, [0])[0] != first[0]
+
+
+def test_a_resumed_epoch_of_weighted_draws_goes_on_where_it_was(cohort: Cohort) -> None:
+    def feed() -> Feed:
+        draws = draws_of(cohort, draws_per_case=3, weights=[0.7, 0.1, 0.1, 0.1], augment="nnunet", seed=1)
+        return Feed(draws, partial(collate, modalities=draws.preparer.modalities, patch=(6, 5, 4)), 2)
+
+    whole, resumed = [list(feed().batches(epoch=1)), list(feed().batches(epoch=1, start=4))]
+    assert len(whole) == 6 and [batch.ids for batch in resumed] == [batch.ids for batch in whole[4:]]
+    for a, b in zip(resumed, whole[4:], strict=True):
+        assert all(torch.equal(a.image(name), b.image(name)) for name in ("flair", "t1"))

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from comodal.evaluation.classification import Floats, as_columns, auroc, pooled_metrics, recalls
+from comodal.evaluation.classification import (
+    POOLED,
+    Floats,
+    as_columns,
+    auroc,
+    metrics_of,
+    pooled_metrics,
+    recalls,
+)
 from comodal.modality import Target
 
 GRADE = Target("grade", "class", ("low", "middle", "high"))
@@ -40,16 +48,57 @@ def test_metrics_of_three_classes_equal_scikit_learn() -> None:
     probabilities, labels = softmax(50, 3), np.random.default_rng(1).integers(0, 3, 50)
     found = pooled_metrics(GRADE, probabilities, as_columns(labels, 3), groups=[str(i) for i in range(50)])
     answers = probabilities.argmax(axis=1)
-    assert list(found) == ["AUROC/grade", "balanced_accuracy/grade", "accuracy/grade"]
+    single = [f"{name}/grade/{k}" for name in ("AUROC", "AUPRC") for k in GRADE.classes]
+    assert list(found) == [*(f"{name}/grade" for name in metrics_of("class")), *single]
     expected = reference.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
     assert found["AUROC/grade"].value == pytest.approx(expected)
     assert found["balanced_accuracy/grade"].value == pytest.approx(reference.balanced_accuracy_score(labels, answers))
     assert found["accuracy/grade"].value == pytest.approx(reference.accuracy_score(labels, answers))
-    for value in found.values():
+    assert found["F1_macro/grade"].value == pytest.approx(reference.f1_score(labels, answers, average="macro"))
+    assert found["Brier/grade"].value == pytest.approx(reference.brier_score_loss(labels, probabilities))
+    areas = [reference.average_precision_score(labels == k, probabilities[:, k]) for k in range(3)]
+    assert found["AUPRC/grade"].value == pytest.approx(np.mean(areas))
+    for name, value in found.items():
         assert value.ci95 is not None
         assert value.value is not None
         assert value.ci95[0] < value.value < value.ci95[1]
-        assert (value.n, value.aggregation, value.note) == (50, "pooled", None)
+        assert (value.n, value.aggregation) == (50, "pooled")
+        assert (value.note is None) == (not name.startswith("AUPRC"))
+    assert found["AUPRC/grade"].note == "chance level 0.333"
+    for k, name in enumerate(GRADE.classes):
+        one, area = found[f"AUROC/grade/{name}"], found[f"AUPRC/grade/{name}"]
+        assert one.value == pytest.approx(reference.roc_auc_score(labels == k, probabilities[:, k]))
+        assert area.value == pytest.approx(areas[k])
+        assert (one.n_pos, one.n_neg) == ((labels == k).sum(), (labels != k).sum())
+        assert area.note == f"chance level {np.mean(labels == k):.3f}"
+
+
+def test_kinds_have_their_metrics_and_only_those_that_are_asked_for_are_made() -> None:
+    order, probabilities, labels = Target("stage", "ordinal", GRADE.classes), softmax(50, 3), np.arange(50) % 3
+    found = pooled_metrics(order, probabilities, as_columns(labels, 3), groups=[str(i) for i in range(50)])
+    expected = reference.cohen_kappa_score(labels, probabilities.argmax(axis=1), weights="quadratic")
+    assert found["kappa/stage"].value == pytest.approx(expected)
+    assert {name for name in POOLED if f"{name}/stage" not in found} == {"F1_micro"}  # of one class per case it is accuracy
+    assert "kappa" not in metrics_of("multilabel") and "F1_micro" in metrics_of("multilabel")
+    few = pooled_metrics(order, probabilities, as_columns(labels, 3), groups=["p"] * 50, metrics=["ECE", "DSC"], resamples=0)
+    assert list(few) == ["ECE/stage"] and few["ECE/stage"].ci95 is None
+
+
+def test_a_class_that_is_answered_and_that_nobody_has_counts_in_f1_alone() -> None:
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
+    found = pooled_metrics(GRADE, probabilities, as_columns([0, 2, 2], 3), groups=["a", "b", "c"], resamples=0)
+    assert found["F1_macro/grade"].value == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert found["F1_macro/grade"].note is None
+    assert found["balanced_accuracy/grade"].value == pytest.approx((1 + 0.5) / 2)
+    assert found["balanced_accuracy/grade"].note == "not defined for middle (no case has it)"
+    assert found["AUROC/grade/middle"].value is None and found["AUROC/grade/middle"].note == "no case has it"
+    assert found["AUROC/grade"].note == "not defined for middle (no case has it)"
+
+
+def test_where_all_is_of_one_class_kappa_says_so() -> None:
+    order = Target("stage", "ordinal", GRADE.classes)
+    found = pooled_metrics(order, np.eye(3)[[1, 1]], as_columns([1, 1], 3), groups=["a", "b"], resamples=0)["kappa/stage"]
+    assert (found.value, found.note) == (None, "not defined: all answers and all truths are of one class")
 
 
 def test_two_classes_count_positives() -> None:
@@ -84,6 +133,10 @@ def test_several_answers_a_case_with_some_not_labelled() -> None:
     assert found["AUROC/findings"].value == pytest.approx(1.0)
     # Right: case a 2 of 2, b 2 of 3 (effusion missed), c 2 of 3 (edema missed), d 2 of 2.
     assert found["accuracy/findings"].value == pytest.approx(8 / 10)
+    micro = found["F1_micro/findings"]
+    assert micro.value == pytest.approx(2 * 2 / (2 * 2 + 0 + 2)) and micro.note is not None
+    assert micro.note.startswith("2 of 12 answers are not labelled")
+    assert found["AUPRC/findings/effusion"].n == 3
     # Recalls of yes 1/2, 0/1, 1/1 and of no 2/2, 2/2, 2/2.
     assert found["balanced_accuracy/findings"].value == pytest.approx((0.5 + 0 + 1 + 1 + 1 + 1) / 6)
 

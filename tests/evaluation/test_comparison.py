@@ -124,7 +124,7 @@ def test_a_difference_is_clear_by_interval_and_by_holm_together() -> None:
     assert not replace(one, p_holm=0.05).clear  # the interval alone does not make it
     assert not replace(one, ci95=(0.0, 0.2)).clear
     assert not replace(one, ci95=None).clear
-    assert replace(one, p_value=None, p_holm=None).clear  # pooled metrics have no p
+    assert replace(one, p_value=None, p_holm=None).clear  # a difference that was not tested
 
 
 def classes(rng: np.random.Generator, truth: list[int], strength: float, *, first: int = 0, seed: int = 0) -> Results:
@@ -158,7 +158,8 @@ def test_pooled_metrics_average_their_runs_on_the_same_resamples(metric: str) ->
     assert cell.ci95[1] - cell.ci95[0] < 0.5
     contrast = table.rows[0].contrasts["strong"][metric]
     assert contrast.value == pytest.approx(cell.value - values[2])
-    assert contrast.p_value is None  # there is no value per case to rank
+    assert contrast.p_value is not None and contrast.p_value == contrast.p_holm  # of the paired bootstrap; one row
+    assert (contrast.p_value < 0.05) == (contrast.ci95 is not None and contrast.ci95[0] > 0)
     # Two equal runs are one run: same value, same interval.
     twice = combine({"m": [one, one]}).rows[0].cells["m"][metric]
     assert twice.value == pytest.approx(values[0])
@@ -177,6 +178,42 @@ def test_pooled_metrics_over_folds_count_every_case_once(metric: str) -> None:
     cell = table.rows[0].cells["m"][metric]
     assert (cell.n, cell.n_pos, cell.n_neg) == (24, *sides)
     assert table.average is not None and table.average.cells["m"][metric].n == table.rows[0].contrasts["other"][metric].n == 24
+
+
+def three(seed: int) -> Results:
+    """A run on a target of three classes, with numbers for each of them."""
+    from comodal.evaluation.classification import as_columns, pooled_metrics
+    from comodal.modality import Target
+
+    rng, target = np.random.default_rng(seed), Target("g", "class", ("low", "middle", "high"))
+    truth = [i % 3 for i in range(30)]
+    raw = np.exp(rng.normal(size=(30, 3)) + np.eye(3)[truth])
+    probabilities = raw / raw.sum(axis=1, keepdims=True)
+    ids = [f"p{i}" for i in range(30)]
+    metrics = pooled_metrics(target, probabilities, as_columns(truth, 3), groups=ids)
+    cases = [
+        CaseResult(subject=c, group=c, present=A, probabilities={"g": p}, targets={"g": t})
+        for c, p, t in zip(ids, probabilities.tolist(), truth, strict=True)
+    ]
+    row = SubsetResult(present=A, metrics=metrics)
+    named = {"g": target.classes}
+    return Results(method="m", cohort="c", split="test", seed=seed, subsets=(row,), cases=tuple(cases), classes=named)
+
+
+def test_a_table_has_the_main_metrics_and_others_on_demand() -> None:
+    runs = [three(0), three(1)]
+    assert combine({"m": runs}).metrics == ("AUROC/g", "balanced_accuracy/g", "accuracy/g")
+    assert combine({"m": runs}, metrics=["ECE", "AUROC"], resamples=50).metrics == ("AUROC/g", "ECE/g")  # not of single classes
+    names = ["AUROC/g/middle", "AUPRC/g/high", "F1_macro/g"]
+    table = combine({"m": runs, "other": [three(2)]}, metrics=names, resamples=200)
+    assert set(table.metrics) == set(names)
+    for name in names:
+        cell, both = table.rows[0].cells["m"][name], [run.subsets[0].metrics[name].value or 0 for run in runs]
+        assert cell.value == pytest.approx(np.mean(both))
+        assert cell.ci95 is not None and cell.ci95[0] < cell.value < cell.ci95[1]
+        assert table.rows[0].contrasts["other"][name].p_value is not None
+    twice = combine({"m": [runs[0], runs[0]]}, metrics=names).rows[0].cells["m"]["AUROC/g/middle"]
+    assert twice.ci95 == pytest.approx(runs[0].subsets[0].metrics["AUROC/g/middle"].ci95)
 
 
 def test_no_method_is_refused() -> None:

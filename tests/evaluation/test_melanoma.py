@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from comodal.data import index
 from comodal.data.cohort import Cohort
 from comodal.data.derm7pt_criteria import load_criteria
 from comodal.errors import DataError
-from comodal.evaluation.melanoma import call_melanoma, expected_score, melanoma_inference, seven_point_score
+from comodal.evaluation.melanoma import call_melanoma, expected_score, melanoma_inference, melanoma_of, seven_point_score
+from comodal.evaluation.results import CaseResult, Results
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "derm7pt_meta_only"
 CRITERIA = load_criteria().criteria
@@ -114,6 +116,84 @@ def test_a_sum_of_fewer_criteria_is_refused() -> None:
     for wrong in (np.ones(3, dtype=bool), np.ones(4)):
         with pytest.raises(DataError, match="melanoma must be 4 values, true or false"):
             melanoma_inference(probabilities(4), wrong)
+
+
+GROUPED = load_criteria().diagnosis.grouped
+
+
+def run(size: int = 40, *, seed: int = 0, classes: tuple[str, ...] = GROUPED, without: int = 0) -> Results:
+    """A run on the same patients, whose criteria and diagnosis lean to the truth; the first `without` lack a criterion."""
+    rng, of_truth, cases = np.random.default_rng(seed), np.random.default_rng(9), []
+    for i in range(size):
+        truth = int(of_truth.integers(len(classes)))
+        bad = classes[truth] in ("MEL", "melanoma")
+        p = {name: rng.dirichlet(1 + np.array(points) * (2 if bad else 0)).tolist() for name, points in POINTS.items()}
+        p["diagnosis"] = rng.dirichlet(1 + 2 * np.eye(len(classes))[truth]).tolist()
+        targets: dict[str, int | list[float | None]] = {"diagnosis": truth, **dict.fromkeys(POINTS, 0)}
+        if i < without:
+            del p["streaks"], targets["streaks"]
+        cases.append(CaseResult(subject=f"c{i}", group=f"p{i // 2}", present=("clinical",), probabilities=p, targets=targets))
+    named = {name: criterion.classes for name, criterion in CRITERIA.items()} | {"diagnosis": classes}
+    return Results(method="m", cohort="c", split="test", seed=seed, cases=tuple(cases), classes=named)
+
+
+def test_results_have_the_numbers_of_the_inference_and_of_the_diagnosis() -> None:
+    result = run()
+    found = melanoma_of(result, resamples=300)
+    criteria = {name: np.array([(c.probabilities or {})[name] for c in result.cases]) for name in POINTS}
+    melanoma = np.array([(c.targets or {})["diagnosis"] == 2 for c in result.cases])
+    expected = melanoma_inference(criteria, melanoma)
+    assert found.number("AUROC_integer").value == pytest.approx(expected.auroc_integer)
+    assert found.number("AUROC_expected").value == pytest.approx(expected.auroc_expected)
+    for call in expected.calls:
+        assert found.number("sensitivity", call.threshold).value == pytest.approx(call.sensitivity)
+        assert found.number("specificity", call.threshold).value == pytest.approx(call.specificity)
+        assert found.number("balanced_accuracy", call.threshold).value == pytest.approx(call.balanced_accuracy)
+    direct = [(c.probabilities or {})["diagnosis"][2] for c in result.cases]
+    assert found.number("AUROC_direct").value == pytest.approx(roc_auc_score(melanoma, direct))
+    assert (found.n, found.n_pos, found.left_out, found.runs, found.note) == (40, melanoma.sum(), 0, 1, None)
+    for one in found.numbers:
+        assert one.value is not None and one.ci95 is not None and one.ci95[0] <= one.value <= one.ci95[1]
+
+
+def test_intervals_equal_a_slow_bootstrap_over_patients() -> None:
+    one, two = run(), run(seed=1)
+    found = melanoma_of([one, two], ["clinical"], resamples=200, seed=4)
+    patients = sorted({c.group for c in one.cases})
+    values = []
+    for draw in np.random.default_rng(4).integers(0, len(patients), (200, len(patients))):
+        rows = [i for g in draw for i, c in enumerate(one.cases) if c.group == patients[g]]
+        of_runs = []
+        for result in (one, two):
+            cases = [result.cases[i] for i in rows]
+            criteria = {name: np.array([(c.probabilities or {})[name] for c in cases]) for name in POINTS}
+            drawn = melanoma_inference(criteria, np.array([(c.targets or {})["diagnosis"] == 2 for c in cases]))
+            of_runs.append([drawn.auroc_integer, drawn.calls[1].balanced_accuracy])
+        values.append(np.mean(np.array(of_runs, dtype=float), axis=0))
+    low, high = np.percentile(values, (2.5, 97.5), axis=0)
+    assert found.number("AUROC_integer").ci95 == pytest.approx((low[0], high[0]))
+    assert found.number("balanced_accuracy", 3).ci95 == pytest.approx((low[1], high[1]))
+    means = [melanoma_of(result, resamples=2).number("AUROC_direct").value or 0 for result in (one, two)]
+    assert found.number("AUROC_direct").value == pytest.approx(np.mean(means)) and found.runs == 2
+
+
+def test_cases_that_lack_a_criterion_are_left_out_and_counted() -> None:
+    found = melanoma_of(run(without=3), resamples=100)
+    assert (found.n, found.left_out) == (37, 3)
+    with pytest.raises(DataError, match="results must have a case with all seven criteria and the diagnosis; got none"):
+        melanoma_of(run(without=40))
+
+
+def test_the_fifteen_diagnoses_are_as_good_and_other_classes_are_refused() -> None:
+    full = load_criteria().diagnosis.full
+    result = run(60, classes=full)
+    found = melanoma_of(result, resamples=100)
+    assert found.n_pos == sum((c.targets or {})["diagnosis"] == full.index("melanoma") for c in result.cases) > 0
+    with pytest.raises(DataError, match=r"results\.classes\['diagnosis'\] must name melanoma; got benign, other"):
+        melanoma_of(run(classes=("benign", "other")))
+    wrong = result.model_copy(update={"classes": {**result.classes, "streaks": ("REG", "ABS", "IR")}})
+    with pytest.raises(DataError, match=r"results\.classes\['streaks'\] must be those of the checklist; got REG, ABS, IR"):
+        melanoma_of(wrong)
 
 
 @pytest.fixture(scope="module")

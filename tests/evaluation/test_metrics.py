@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from comodal.errors import ConfigError
 from comodal.evaluation import metrics
+from comodal.evaluation.classification import POOLED
 from comodal.evaluation.metrics import (
     BRATS_DIAGONAL,
     METRICS,
@@ -185,6 +186,12 @@ def test_metrics_are_found_by_the_name_that_stands_in_a_result() -> None:
     assert metric("HD95/WT").better == "lower"
     with pytest.raises(ConfigError, match="Did you mean HD95"):
         metric("HD96/WT")
+
+
+def test_every_metric_has_its_sentence() -> None:
+    assert set(Conventions().sentences()) == {*METRICS, "ci95"}
+    assert {name for name, of in METRICS.items() if of.better == "lower"} == {"HD95", "ECE", "Brier"}
+    assert set(POOLED) == {name for name, of in METRICS.items() if of.aggregation == "pooled"}
 
 
 def test_conventions_say_what_they_are() -> None:

@@ -101,6 +101,12 @@ def test_another_schema_is_refused(tmp_path: Path, change: dict[str, object], go
         Results.load(path)
 
 
+def test_a_file_from_before_the_classes_were_written_is_read() -> None:
+    older = {name: value for name, value in json.loads(results().to_json()).items() if name != "classes"}
+    assert Results.model_validate(older) == results()
+    assert results().classes == {}
+
+
 def test_rows_are_found_in_any_order_of_names() -> None:
     assert results().row(("t1", "flair")).name == "flair+t1"
     with pytest.raises(

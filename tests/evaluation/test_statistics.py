@@ -10,6 +10,7 @@ from comodal.errors import ConfigError
 from comodal.evaluation.statistics import (
     MIN_PATIENTS,
     bootstrap_interval,
+    bootstrap_p,
     holm,
     interval_note,
     interval_of,
@@ -129,6 +130,17 @@ def test_wilcoxon_counts_patients_not_sessions() -> None:
     groups = {case: case.split("_")[0] for case in a}
     assert paired_difference(a, b, groups=groups).p_value == pytest.approx(2 / 2**6)  # six patients, all signs equal
     assert paired_difference(a, b, groups=groups).n == 18
+
+
+def test_the_bootstrap_p_counts_both_sides_and_the_data_once() -> None:
+    assert bootstrap_p(np.array([0.1] * 97 + [-0.1] * 2)) == pytest.approx(2 * 3 / 100)
+    assert bootstrap_p(-np.array([0.1] * 97 + [-0.1] * 2)) == pytest.approx(2 * 3 / 100)
+    assert bootstrap_p(np.array([0.1] * 90 + [0.0] * 9)) == pytest.approx(2 * 10 / 100)  # no difference is on both sides
+    assert bootstrap_p(np.array([0.1, np.nan, np.nan])) is None
+    drawn = np.random.default_rng(0).normal(0.2, 0.1, 1999)
+    for shift in (-0.02, 0.0, 0.02):  # below 0.05 where the interval leaves out 0
+        low, p = interval_of(drawn + shift), bootstrap_p(drawn + shift)
+        assert low is not None and p is not None and (low[0] > 0) == (p < 0.05)
 
 
 def test_no_common_case_gives_no_number() -> None:

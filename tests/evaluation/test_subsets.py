@@ -12,6 +12,7 @@ from tests.inference.fakes import Mean, problem
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.preprocessing import PreparedCase, Preparer, PreprocessingConfig
 from comodal.errors import ConfigError, DataError
+from comodal.evaluation.classification import metrics_of
 from comodal.evaluation.metrics import Conventions
 from comodal.evaluation.results import Results
 from comodal.evaluation.subsets import evaluate
@@ -234,7 +235,8 @@ def test_classification_is_pooled_over_cases(cohort: Cohort) -> None:
     """The mean over the middle window of p1 and p2 is higher than that of p4, and p3 is as high as they are."""
     found = run(cohort, Mean(problem((12, 10, 9), names="a b", target=GRADE.target)))
     row = found.row("a").metrics
-    assert list(row) == ["AUROC/grade", "balanced_accuracy/grade", "accuracy/grade"]
+    assert list(row) == [f"{name}/grade" for name in metrics_of("class")]  # of two classes, no single ones
+    assert found.classes == {"grade": GRADE.target.classes}
     share = 64 / (12 * 10 * 9)
     high = [(c.probabilities or {})["grade"][1] for c in found.cases if c.present == ("a",)]
     assert high == pytest.approx([share, share, share, 0])

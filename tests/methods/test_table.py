@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.contract.classified import classified
 
 from comodal.errors import ConfigError
 from comodal.method import Method, MethodConfig, Problem
@@ -25,8 +26,11 @@ def test_the_entry_is_the_class(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_tasks_are_those_of_the_class(name: str) -> None:
     cls = load_method(name)
-    problem = Problem((Modality("t1"), Modality("t2")), (SEG,), 2, (64, 64))
-    assert cls(problem, cls.Config()).requires.tasks == METHODS[name].tasks
+    if "classification" in METHODS[name].tasks:
+        problem, config = classified(name)
+    else:
+        problem, config = Problem((Modality("t1"), Modality("t2")), (SEG,), 2, (64, 64)), cls.Config()
+    assert cls(problem, config).requires.tasks == METHODS[name].tasks
 
 
 @pytest.mark.parametrize("name", METHODS)

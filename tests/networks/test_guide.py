@@ -92,7 +92,7 @@ def test_the_likelihood_is_that_of_a_normal() -> None:
     exact = -torch.distributions.Normal(estimate, (0.5 * log_variance).exp()).log_prob(truth) - 0.5 * math.log(2 * math.pi)
     wanted = float(exact[known].mean())
     truth[~known] = NAN
-    assert float(gaussian_nll(estimate, log_variance, truth, known)) == pytest.approx(wanted)
+    assert float(gaussian_nll(estimate, log_variance, truth, known=known)) == pytest.approx(wanted)
 
 
 def test_logits_are_compared_by_their_divergence() -> None:
@@ -106,8 +106,8 @@ def test_logits_are_compared_by_their_divergence() -> None:
         for j in range(2):
             a, b = float(taught["signs"][i, j].sigmoid()), float(guessed["signs"][i, j].sigmoid())
             total += 0.5 * (a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b))) / 4
-    assert float(logit_distance(guessed, taught, TARGETS, rows)) == pytest.approx(total, rel=1e-4)
-    assert float(logit_distance(taught, taught, TARGETS, rows)) == pytest.approx(0.0, abs=1e-6)
+    assert float(logit_distance(guessed, taught, TARGETS, rows=rows)) == pytest.approx(total, rel=1e-4)
+    assert float(logit_distance(taught, taught, TARGETS, rows=rows)) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine", "heteroscedastic", "logits"])
@@ -119,7 +119,7 @@ def test_gradients_and_rows_without_a_truth(loss: str) -> None:
     truth[1] = NAN
 
     def value(own: Tensor, spread: Tensor) -> Tensor:
-        terms = guide_terms({loss: 2.0}, (own, spread), truth, known, scale=None, head=head)  # type: ignore[dict-item]
+        terms = guide_terms({loss: 2.0}, (own, spread), truth, known=known, scale=None, head=head)  # type: ignore[dict-item]
         assert list(terms) == [loss]
         return terms[loss]
 
@@ -129,7 +129,7 @@ def test_gradients_and_rows_without_a_truth(loss: str) -> None:
     assert bool((gradient[1] == 0).all())
     assert float(gradient[0].abs().sum()) > 0
     nobody = torch.zeros_like(known)
-    terms = guide_terms({loss: 1.0}, (estimate, log_variance), torch.full_like(truth, NAN), nobody, scale=None, head=head)  # type: ignore[dict-item]
+    terms = guide_terms({loss: 1.0}, (estimate, log_variance), torch.full_like(truth, NAN), known=nobody, scale=None, head=head)  # type: ignore[dict-item]
     assert float(terms[loss].detach()) == 0.0
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from tests.reporting.classes import GRADE, made
+
+from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.reporting.about import empty_predictions
 from comodal.reporting.answer import answer
-from comodal.reporting.tables import as_table, page_tables
+from comodal.reporting.page_tables import page_tables
+from comodal.reporting.tables import as_table
 
 A, AB = ("flair",), ("flair", "t1")
 
@@ -107,3 +111,32 @@ def test_many_methods_are_an_ordered_list_and_who_stands_out() -> None:
     assert text.index("b 0.7") < text.index("a 0.5") < text.index("d 0.3")
     assert "highest first" in text and "Clearly different from a: b (+0.2" in text and "No clear difference to a: c." in text
     assert "best from" not in text
+
+
+def test_of_several_targets_the_first_is_not_all_that_is_said() -> None:
+    table = combine({"m": [made("m")]}, resamples=50)
+    assert table.average is not None
+    values = {name: table.average.cells["m"][f"AUROC/{name}"].value for name in ("grade", "blue_veil")}
+    low, high = sorted(values, key=lambda name: values[name])
+    said = f"Over the 2 targets it goes from {values[low]:.3f} ({low}) to {values[high]:.3f} ({high})."
+    assert answer(table).startswith("m reaches an AUROC grade of") and answer(table).endswith(said)
+    assert "Over the" not in answer(combine({"m": [made("m", targets=[GRADE])]}, resamples=50))
+
+
+def test_of_several_targets_the_clear_differences_are_counted() -> None:
+    worse = made("worse")
+    swapped = tuple(
+        case.model_copy(update={"probabilities": {k: v[::-1] for k, v in (case.probabilities or {}).items()}})
+        for case in worse.cases
+    )
+    table = combine({"m": [made("m")], "worse": [worse.model_copy(update={"cases": swapped})]}, resamples=200)
+    assert table.average is not None
+    clear = [c for c in table.average.contrasts["worse"].values() if c.clear]
+    assert clear and all((c.value or 0) < 0 for c in clear)
+    lower = sum(table.average.contrasts["worse"][f"AUROC/{name}"].clear for name in ("grade", "blue_veil"))
+    assert f"Against m, worse is clearly higher in 0 and clearly lower in {lower} of 2 targets." in answer(table)
+
+
+def test_where_nothing_changes_there_is_no_best() -> None:
+    text = answer(as_table(result("guidance", {A: [0.4, 0.6], AB: [0.4, 0.6]})))
+    assert "best" not in text and text.startswith("guidance reaches a DSC WT of 0.500")

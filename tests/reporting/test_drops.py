@@ -105,7 +105,9 @@ def test_classes_have_it_too(make_run: Make, worlds: dict[str, Any]) -> None:
     runs = {m: make_run(m, worlds["chest"], method=m) for m in ("classifier", "late-fusion")}
     found = page_drops(combine({m: [read_run(run).results["test"]] for m, run in runs.items()}, resamples=200))
     assert found is not None and found["metric"] == "AUROC"
-    assert found["caption"].endswith("on the cases that have all; pooled over cases: it has an interval and no p.")
+    assert found["caption"].endswith(
+        "on the cases that have all; p: paired bootstrap over patients, Holm-corrected over the 2 subsets of each method."
+    )
     looks = [[cell.look == "none" for cell in row.cells] for row in found["tables"][0].rows]
     assert looks == [[False, True], [False, True], [True, True]]  # late-fusion needs both
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from comodal.errors import RunError
+from comodal.evaluation.comparison import combine
+from comodal.reporting.about import facts
 from comodal.reporting.record import find_runs, read_run
 
+EMPTY = combine({"m": []})
 Make = Callable[..., Path]
 
 
@@ -53,3 +56,22 @@ def test_runs_of_a_study_stand_in_the_order_of_the_methods_then_by_number(make_r
     study = make_run("study/runs/c", worlds["chest"], method="unknown", evaluated=False).parents[1]
     assert [run.name for run in find_runs([study])] == ["z-seed0", "a-seed9", "a-seed10", "b", "c"]
     assert len(find_runs([study, study / "runs" / "b"])) == 5  # no run twice
+
+
+def test_targets_of_classes_come_with_their_classes(make_run: Make, worlds: dict[str, Any]) -> None:
+    chest = make_run("r", worlds["chest"], method="classifier", evaluated=False)
+    (target,) = read_run(chest).class_targets
+    assert (target.name, target.kind, target.classes) == ("finding", "class", ("negative", "positive"))
+    assert read_run(make_run("s", worlds["lgg"], method="unet", evaluated=False)).class_targets == ()  # regions
+    (chest / "cohort.yaml").write_text("targets: [{name: finding, kind: class, classes: [a, a]}]")
+    assert read_run(chest).class_targets == ()
+    (chest / "cohort.yaml").write_text("targets: [{name: other, kind: class, classes: [a, b]}]")
+    assert read_run(chest).class_targets == ()  # the run does not predict it
+
+
+def test_pictures_are_not_called_slices(make_run: Make, worlds: dict[str, Any]) -> None:
+    run = make_run("r", worlds["chest"], method="classifier", evaluated=False)
+    assert ("The networks see", "slices in patches of 64 × 64 voxels") in facts({"m": [read_run(run)]}, EMPTY).pairs
+    text = (run / "cohort.yaml").read_text()
+    (run / "cohort.yaml").write_text(text.replace("- name: image", "- name: image\n  spatial_dims: 2"))
+    assert ("The networks see", "pictures of 64 × 64 pixels") in facts({"m": [read_run(run)]}, EMPTY).pairs

@@ -8,13 +8,13 @@ from comodal.evaluation.comparison import combine
 from comodal.evaluation.metrics import Conventions
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult, TrainingCases
 from comodal.evaluation.table import Contrast
+from comodal.reporting.page_tables import page_tables
 from comodal.reporting.record import read_run
 from comodal.reporting.tables import (
     as_table,
     contrast_text,
     heading,
     markdown_table,
-    page_tables,
     primary_metric,
     shown_metrics,
     terminal_table,

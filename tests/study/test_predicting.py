@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -507,3 +508,89 @@ def test_information_of_the_second_image(tmp_path: Path) -> None:
     assert voxels(written.files[2]).min() >= 0 and voxels(written.files[2]).max() > 0
     (alone,) = api.predict(run, inputs={"a": inputs["a"]}, out=tmp_path / "alone", **more)
     assert voxels(alone.files[2]).max() == 0  # without the second image there is nothing to tell
+
+
+# ------------------------------------------------------------------------------------------------------------------ classes
+def class_run(root: Path) -> tuple[Run, Path]:
+    """A classifier of two vectors that never learned, and the table of its three cases."""
+    specs = [ModalitySpec(name=n, kind="features", spatial_dims=0, channels=2, grid=n, inline=True) for n in ("clinic", "derm")]
+    grade = TargetSpec(name="grade", kind="class", classes=["naevus", "melanoma"])
+    meta = CohortMeta(layout="csv", root=str(root), modalities=specs, targets=[grade])
+    cells = [{"clinic": f"{k};1", "derm": f"1;{k}", "grade": "naevus"} for k in range(3)]
+    own = Cohort.build(meta, [Case.build(f"p{k}", cells=row) for k, row in enumerate(cells)], root)
+    method = {"name": "classifier", "class_weights": "none"}
+    run = made_run(root / "run", own, method=method, patch=[], spatial_dims=2)
+    return run, own.save(root / "new.csv")
+
+
+def uses(monkeypatch: pytest.MonkeyPatch, names: Mapping[str, tuple[str, ...]], extras: dict[str, Any] | None = None) -> None:
+    """Lets the network say that it used less than it got: {case: modalities}, and all for the others."""
+
+    def predictions(method: Any, case: Any, **more: Any) -> Any:
+        ((subset, found),) = predict_case(method, case, **more)
+        yield subset, replace(found, used=names.get(case.case.id, found.used), extras=extras or {})
+
+    monkeypatch.setattr("comodal.study.predicting.predict_case", predictions)
+
+
+def test_what_was_given_and_not_used_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, csv = class_run(tmp_path)
+    for number, (names, sentences) in enumerate(
+        [
+            ({}, []),
+            (
+                dict.fromkeys(("p0", "p1", "p2"), ("clinic",)),
+                ["derm was given and not used: classifier predicts from clinic alone"],
+            ),
+            (
+                {"p0": ("clinic",), "p2": ("derm",)},
+                [
+                    "derm was given and not used in 1 of 3 cases: classifier predicts from clinic alone",
+                    "clinic was given and not used in 1 of 3 cases: classifier predicts from derm alone",
+                ],
+            ),
+        ]
+    ):
+        uses(monkeypatch, names)
+        said: list[Any] = []
+        written = api.predict(run, cohort=csv, out=tmp_path / f"out{number}", device="cpu", on_event=said.append)
+        assert [event.text for event in said if hasattr(event, "level")] == sentences
+        assert [one.unused for one in written] == [
+            tuple(n for n in ("clinic", "derm") if n not in names.get(f"p{k}", ("clinic", "derm"))) for k in range(3)
+        ]
+
+
+def test_the_command_says_what_was_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, csv = class_run(tmp_path)
+    uses(monkeypatch, {"p1": ("clinic",)})
+    words = ["predict", str(run.path), "--cohort", str(csv), "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert [one["unused"] for one in document["predictions"]] == [[], ["derm"], []]
+    assert "derm was given and not used in 1 of 3 cases" in said.err
+    assert main([*words, "--out", str(tmp_path / "again")]) == 0
+    shown = capsys.readouterr().out
+    answer = document["answers"][1]
+    assert f"{answer['grade']} {float(answer['grade/' + answer['grade']]):.2f}" in shown  # the answer with its probability
+    assert "grade/melanoma" not in shown
+
+
+def test_single_numbers_are_columns_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, csv = class_run(tmp_path)
+    extras = {
+        "distance": np.float32(0.125).reshape(()),
+        "changed/grade": np.float32(np.nan).reshape(()),
+        "inferior/grade": np.array([0.25, 0.75], np.float32),
+        "grade": np.float32(7).reshape(()),  # called as the answer is: the table keeps that
+    }
+    uses(monkeypatch, {}, extras)
+    (*_, last) = api.predict(run, cohort=csv, out=tmp_path / "out", device="cpu", extras=True)
+    assert [file.relative_to(tmp_path / "out").as_posix() for file in last.files] == ["predictions.csv", "extras/numbers.json"]
+    head, *rows = [line.split(",") for line in last.files[0].read_text().splitlines()]
+    assert head == ["subject", "used", "grade", "grade/naevus", "grade/melanoma", "distance", "changed/grade"]
+    assert [row[-2:] for row in rows] == [["0.125", ""]] * 3 and {row[2] for row in rows} <= {"naevus", "melanoma"}
+    numbers = json.loads(last.files[1].read_text())
+    assert numbers["p0"] == {"distance": 0.125, "changed/grade": None, "inferior/grade": [0.25, 0.75], "grade": 7.0}

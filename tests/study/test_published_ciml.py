@@ -111,7 +111,7 @@ def test_what_a_reader_must_know_is_said() -> None:
     assert not_ours == {"Attention U-Net", "UNETR", "MAML", "DIGEST", "RFNet", "ACMINet", "NestedFormer"}
     for name in ("ciml/filters", "ciml/beta"):
         assert not variants(name).printed and "not printed" in variants(name).statement
-    assert not set(TABLES) & set(VARIANTS) and set(known_tables()) == {*TABLES, *VARIANTS}
+    assert not set(TABLES) & set(VARIANTS) and set(known_tables()) >= {*TABLES, *VARIANTS}
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -20,7 +20,8 @@ from comodal.errors import ConfigError, DataError
 from comodal.method import Method, MethodConfig, Stage
 from comodal.methods import METHODS, Entry
 from comodal.training import plan as planning
-from comodal.training.plan import InitResult, look, plan
+from comodal.training.headers import look
+from comodal.training.plan import InitResult, plan
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,11 @@ from comodal.information.fit import InformationReport
 from comodal.information.fold import FitSettings
 from comodal.run import Run
 from comodal.study.demo import prepare_demo
+from comodal.study.guidance import beside_guidance
 from comodal.study.information import Array, compare
 from comodal.study.published import PublishedTable, load_table
 from comodal.study.published_ciml import VariantTable
+from comodal.study.published_guidance import GuidanceTable
 from comodal.study.reproducing import beside, prepare_table
 from comodal.study.shapes import beside_shapes, panels
 from comodal.study.study import StudyResult, run_study
@@ -68,11 +70,12 @@ def mi(
 
 
 def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyResult:
-    """Methods x seeds x folds, resumable; writes `table.md` and `page.html` into `out`.
+    """Methods x seeds x folds x divisions, resumable; writes `table.md` and `page.html` into `out`.
 
     For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences. Those of
     arms that are not in `against` any more are removed. Where subsets can be compared with all modalities, `table-drop.md` has
-    what each method loses from each.
+    what each method loses from each. Where classes are predicted, `table-tests.md` has McNemar's and DeLong's test of each arm
+    against the reference.
 
     Args:
         config: study.yaml.
@@ -92,6 +95,7 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     """Runs a study and writes `table.md` and `page.html`; the table is for the listener."""
     from comodal.reporting.drops import drop_markdown
     from comodal.reporting.page import write_page
+    from comodal.reporting.paired import paired_markdown
     from comodal.reporting.tables import markdown_table, terminal_table
 
     result = run_study(config, out, emit=on_event)
@@ -110,13 +114,13 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     for path in result.out.glob("table-minus-*.md"):
         if path not in files and path.is_file():
             path.unlink()
-    lost = drop_markdown(table)
-    if lost:
-        result.drop_table.write_text(lost, encoding="utf-8")
-    else:
-        result.drop_table.unlink(missing_ok=True)
+    for path, text in ((result.drop_table, drop_markdown(table)), (result.test_table, paired_markdown(result))):
+        if text:
+            path.write_text(text, encoding="utf-8")
+        else:
+            path.unlink(missing_ok=True)
     plain = terminal_table(table)
-    write_page({label: result.runs[label] for label in table.methods}, result.out / "page.html")
+    write_page({label: result.runs[label] for label in table.methods}, result.out / "page.html", results=result.results)
     return result, Table(plain.caption + more, plain.columns, plain.rows)
 
 
@@ -127,19 +131,20 @@ def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_eve
     again. Writes `reproduction.md`, and `table.md` and `page.html` as `study` does.
 
     Args:
-        table: Key of TABLES ("cmim/table2") or VARIANTS ("ciml/table5").
+        table: Key of TABLES ("cmim/table2"), VARIANTS ("ciml/table5") or GUIDANCE ("guidance/table1").
         out: Folder of the study.
         data: The data set's folder.
         on_event: Listener; at the end it hears the tables, what each method got, and the footnotes.
 
     Returns:
         The published and our numbers: a `Reproduction` of a table by subsets of modalities, a `VariantReproduction` of one by
-        methods or variants, a `ShapesReproduction` of ShapeComposition.
+        methods or variants, a `ShapesReproduction` of ShapeComposition, a `GuidanceReproduction` of guidance.
 
     Raises:
         ConfigError: An unknown table, or a folder with another cohort.
         DataError: A file of the cohort is damaged.
     """
+    from comodal.reporting.guidance import guidance_text, write_figure
     from comodal.reporting.reproduction import reproduction_text
     from comodal.reporting.shapes import shapes_text, write_pictures
     from comodal.reporting.variants import variant_text
@@ -154,6 +159,10 @@ def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_eve
     elif isinstance(published, VariantTable):
         found = beside_variants(published, result)
         text = variant_text(found)
+    elif isinstance(published, GuidanceTable):
+        found = beside_guidance(published, result)
+        write_figure(found, Path(out))
+        text = guidance_text(found)
     else:
         found = beside_shapes(published, result, emit=on_event)
         write_pictures(found, panels(found), Path(out))

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 def init(
-    method: str, cohort: PathLike, *, out: PathLike | None = None, minutes: float | None = None, spatial_dims: int | None = None
+    method: str,
+    cohort: PathLike,
+    *,
+    out: PathLike | None = None,
+    minutes: float | None = None,
+    spatial_dims: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> InitResult:
     """A complete configuration for these data and this machine; see `comodal.training.plan`.
 
@@ -34,17 +40,18 @@ def init(
         out: Where to write the YAML; the cohort's path in it is relative to this file.
         minutes: How long training may take here.
         spatial_dims: 2 or 3 to override the choice.
+        overrides: "method.superior=[derm]": values that are settled.
 
     Returns:
         The configuration and its commented text.
     """
     if out is None:
-        return plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims)
+        return plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims, overrides=overrides)
     out = Path(out)
     if out.exists():
         raise ConfigError(message("--out", "be a new file", str(out), do="Choose another name, or delete it"))
     relative = Path(os.path.relpath(Path(cohort).resolve(), out.resolve().parent)).as_posix()
-    made = plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims, written=relative)
+    made = plan(method, Path(cohort), minutes=minutes, spatial_dims=spatial_dims, overrides=overrides, written=relative)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(made.text, encoding="utf-8")
     return made
@@ -89,12 +96,32 @@ def evaluate(
     subsets: str = "all",
     use: Sequence[str] | None = None,
     cohort: PathLike | None = None,
+    overrides: Sequence[str] = (),
     device: str = "auto",
     on_event: Emit = silent,
 ) -> Results:
-    """Metrics for every subset of modalities, written to `RUN/results/<split>.json`; see `evaluate_run`."""
+    """Metrics for every subset of modalities, written to `RUN/results/<split>.json`; see `evaluate_run`.
+
+    Args:
+        run: A finished run.
+        split: "train", "val", "test" or "all".
+        subsets: "all", "complete", or "flair,t1;t2".
+        use: Only these modalities are read; None is all.
+        cohort: Another cohort.csv with the run's columns.
+        overrides: "method.read_out=inferior", for keys that no weight depends on; the result has a name of its own then.
+        device: "auto", "cpu" or "cuda".
+        on_event: Listener.
+
+    Returns:
+        The results.
+
+    Raises:
+        ConfigError: An unknown split, modality or device, or a setting that belongs to the training.
+        DataError: No case to evaluate, or a file is damaged.
+    """
     other = Cohort.load(Path(cohort)) if cohort is not None else None
-    return evaluate_run(_run(run), split=split, subsets=subsets, use=use, cohort=other, device=device, emit=on_event)
+    seen = _run(run).at_test(overrides)
+    return evaluate_run(seen, split=split, subsets=subsets, use=use, cohort=other, device=device, emit=on_event)
 
 
 def predict(

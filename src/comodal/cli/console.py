@@ -34,7 +34,7 @@ WIDTH_OF_FILES = 160  # columns where there is no terminal: tables in logs and p
 
 
 # What a terminal that is not UTF-8 shows instead, one character for one, so that tables stay in line.
-IN_ASCII = {"●": "x", "○": ".", "–": "-", "−": "-", "×": "x", "±": "~", "…": "~"}
+IN_ASCII = {"●": "x", "○": ".", "◐": "o", "–": "-", "−": "-", "×": "x", "±": "~", "…": "~"}
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
@@ -78,7 +78,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def _justify(cells: set[str]) -> Literal["left", "center", "right"]:
-    if cells & {"●", "○"}:
+    if cells & {"●", "○", "◐"}:
         return "center"
     return "right" if cells and all(cell[:1].isdigit() or cell[:1] in "-–" for cell in cells) else "left"
 

@@ -22,6 +22,10 @@ def evaluate(
     ] = "all",
     use: Use = None,
     cohort: Annotated[Path | None, typer.Option("--cohort", metavar="CSV", help="Another cohort than the run's own.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change what no weight depends on, e.g. method.read_out=inferior."),
+    ] = None,
     device: Device = "auto",
     console: Console,
 ) -> Answer:
@@ -33,7 +37,14 @@ def evaluate(
     from comodal.reporting.tables import as_table, terminal_table
 
     results = api.evaluate(
-        run, split=split, subsets=subsets, use=wanted, cohort=cohort, device=device, on_event=console.on_event
+        run,
+        split=split,
+        subsets=subsets,
+        use=wanted,
+        cohort=cohort,
+        overrides=set_ or (),
+        device=device,
+        on_event=console.on_event,
     )
     file = run / "results" / f"{results.split}.json"
     combined = as_table(results)

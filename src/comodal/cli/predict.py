@@ -14,6 +14,7 @@ from comodal.cli.options import Device, RunFolder, Use, assignments, check_devic
 from comodal.errors import ConfigError, message
 
 COLUMNS = ("subject", "used", "files")
+MOST_COLUMNS = 12  # that a terminal holds; predictions.csv has them all
 
 
 def predict(
@@ -73,9 +74,9 @@ def predict(
     )
     rows = [(item.subject, "+".join(item.used), " ".join(str(file) for file in item.files)) for item in written]
     answers = _answers({file for item in written for file in item.files})
-    shown = table("", list(answers[0]), [list(row.values()) for row in answers]) if answers else table("", COLUMNS, rows)
+    columns, lines = _brief(answers) if answers else (COLUMNS, rows)
     document = {"out": out, "predictions": written} | ({"answers": answers} if answers else {})
-    return Answer(document, show=[shown, f"Predictions: {out}"])
+    return Answer(document, show=[table("", columns, lines), f"Predictions: {out}"])
 
 
 def _answers(files: set[Path]) -> list[dict[str, str]]:
@@ -84,3 +85,23 @@ def _answers(files: set[Path]) -> list[dict[str, str]]:
         if file.name == "predictions.csv":
             return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
     return []
+
+
+def _brief(answers: list[dict[str, str]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """For a terminal: of each target the answer with its probability, then single numbers where there is room."""
+    columns = list(answers[0])
+    targets = [name for name in columns if any(other.startswith(f"{name}/") for other in columns)]
+    probabilities = {name for name in columns for target in targets if name.startswith(f"{target}/")}
+    extras = [name for name in columns[2:] if name not in probabilities and name not in targets]
+    extras = extras if 2 + len(targets) + len(extras) <= MOST_COLUMNS else []
+    rows = [
+        (*list(row.values())[:2], *(_with_probability(row, name) for name in targets), *(row[name] for name in extras))
+        for row in answers
+    ]
+    return [*columns[:2], *targets, *extras], rows
+
+
+def _with_probability(row: dict[str, str], target: str) -> str:
+    """The answer and its probability; of several classes at once, or of none, the answer alone."""
+    probability = row.get(f"{target}/{row[target]}")
+    return row[target] if probability is None else f"{row[target]} {float(probability):.2f}"

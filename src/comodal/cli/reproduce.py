@@ -38,7 +38,8 @@ def reproduce(
     table = found.table
     files = {"study": out / "study.yaml", "reproduction": out / "reproduction.md", "table": out / "table.md"}
     files |= {path.stem: path for path in found.study.further_tables.values()}
-    files |= {path.stem: path for path in sorted(out.glob("shapes-*.png"))}
+    files |= {"table-tests": found.study.test_table} if found.study.test_table.is_file() else {}
+    files |= {path.stem: path for path in sorted([*out.glob("shapes-*.png"), *out.glob("guidance-*.png")])}
     files["page"] = out / "page.html"
     document = {
         "table": name,
@@ -62,13 +63,22 @@ def reproduce(
 
 def _of_kind(found: AnyReproduction) -> dict[str, Any]:
     """What only tables of one kind have."""
+    from comodal.study.guidance import GuidanceReproduction
     from comodal.study.reproducing import Reproduction
     from comodal.study.variants import VariantReproduction
 
     if isinstance(found, Reproduction):
         table = found.table
         return {"metric": table.metric, "unit": table.unit, "difference": f"{table.subject} - method"}
-    own = {"statement": found.table.statement, "otherwise": found.otherwise, "difference": f"method - {found.study.reference}"}
+    own: dict[str, Any] = {
+        "statement": found.table.statement,
+        "otherwise": found.otherwise,
+        "difference": f"method - {found.study.reference}",
+    }
+    if isinstance(found, GuidanceReproduction):
+        guided, inferior = found.table.row("guided").name, found.table.row("inferior").name
+        own |= {"difference": f"{guided} - {inferior}", "metrics": found.table.metrics, "gains": found.gains}
+        return own | {"tests": found.tests, "melanoma": found.melanoma}
     if isinstance(found, VariantReproduction):
         return own | {"empties": found.empties, "apart": found.apart}
     pair = dict(zip(("primary", "auxiliary"), found.pair, strict=True))

@@ -1,4 +1,4 @@
-"""`comodal study`: methods x seeds x folds, one table, paired statistics."""
+"""`comodal study`: methods x seeds x folds x divisions, one table, paired statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def study(
     from comodal import api
 
     result = api.study(config, out=out, on_event=console.on_event)
-    lost = result.drop_table if result.drop_table.is_file() else None
+    lost, tests = (path if path.is_file() else None for path in (result.drop_table, result.test_table))
     document = {
         "out": out,
         "reference": result.reference,
@@ -31,9 +31,11 @@ def study(
         "table": out / "table.md",
         "further_tables": result.further_tables,
         "drop_table": lost,
+        "test_table": tests,
         "page": out / "page.html",
     }
     show = [f"Table: {out / 'table.md'}"]
     show += [f"Table of the differences from {label}: {path}" for label, path in result.further_tables.items()]
     show += [] if lost is None else [f"Table of each subset minus all modalities: {lost}"]
+    show += [] if tests is None else [f"Table of McNemar's and DeLong's tests: {tests}"]
     return Answer(document, show=[*show, f"Open the page in a browser: {out / 'page.html'}"])

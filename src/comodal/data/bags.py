@@ -34,7 +34,7 @@ from comodal.data.tissue import tissue_grid, tissue_tiles
 from comodal.errors import ConfigError, DataError, message
 
 MAX_ITEMS = 100_000
-SCHEMES = ("zscore", "zscore-nonzero", "unit", "none")
+SCHEMES = ("zscore", "zscore-nonzero", "unit", "signed", "imagenet", "none")
 PICTURES = (*SLICE_SUFFIXES, ".svs")
 
 

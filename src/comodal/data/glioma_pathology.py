@@ -9,7 +9,8 @@ The regions come from Mobadersany et al. (2018) by way of Langbein et al. (2025)
 
 Targets: idh (wildtype, mutant), codeletion of 1p/19q (no, yes), and molecular, the classes of CPM-RadPath: G IDH-wildtype, A
 mutant without codeletion, O mutant with codeletion. What is unknown (-1 or blank) is blank, never "no". A codeleted wildtype
-tumour has no class.
+tumour has no class. With `grade` also the histologic grade, which the table codes 1 and 2: lower-grade gliomas of TCGA are of
+grade 2 or 3, and 1 is taken as 2, 2 as 3.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from comodal.errors import ConfigError, DataError, message
 
 _TABLE = re.compile(r"radpath_pairs.*\.csv", re.IGNORECASE)
 _NEEDED = ("case", "Patient", "roi_files", "idh_mutation", "codeletion_1p19q")
+_GRADE = "neoplasm_histologic_grade"
 _CLINICAL = ("age_at_initial_pathologic", "gender")
 _SITE = re.compile(r"TCGA[_-](?P<site>[A-Z0-9]{2})[_-].+", re.IGNORECASE)
 _MOLECULAR = {("0", "0"): "G", ("1", "0"): "A", ("1", "1"): "O"}
@@ -39,12 +41,14 @@ class Options(BaseModel):
     Attributes:
         folder: Name of the folder that holds the regions, where several hold files of their names; "" finds it.
         clinical: Adds the modality `clinical`: age in years / 100, and the table's code of the sex, 1 or 2, as 0 or 1.
+        grade: Adds the target `grade`: 2 or 3.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: str = ""
     clinical: bool = False
+    grade: bool = False
 
 
 def index(root: Path, options: Options) -> Cohort:
@@ -55,9 +59,9 @@ def index(root: Path, options: Options) -> Cohort:
         options: See `Options`.
 
     Returns:
-        Modality pathology, a bag of pictures, and clinical where asked for; targets idh, codeletion and molecular. The group is
-        the patient, the site TCGA's code of the centre. Regions that are not on disk are left out and counted in `meta.notes`;
-        a case without any stays, for its answers.
+        Modality pathology, a bag of pictures, and clinical where asked for; targets idh, codeletion and molecular, and grade
+        where asked for. The group is the patient, the site TCGA's code of the centre. Regions that are not on disk are left out
+        and counted in `meta.notes`; a case without any stays, for its answers.
 
     Raises:
         DataError: No table, a column that is missing, a value that is none of the codes, or one name in two folders.
@@ -74,6 +78,8 @@ def index(root: Path, options: Options) -> Cohort:
         cells = {"pathology": ";".join(paths), **_answers(row)}
         if options.clinical:
             cells["clinical"] = _clinical(row)
+        if options.grade:
+            cells["grade"] = {"1": "2", "2": "3"}.get(_code(row, _GRADE, ("1", "2")), "")
         site = _SITE.fullmatch(row["case"])
         group = row["Patient"] or row["case"]
         cases.append(Case.build(row["case"], cells=cells, group=group, site=site["site"].upper() if site else ""))
@@ -85,6 +91,7 @@ def index(root: Path, options: Options) -> Cohort:
         do = "Put the folder with the PNG files beside the table, or name it: --set folder=..."
         raise DataError(message("ROOT", "hold the regions that its table lists", "none", do=do, file=str(root)))
     classes = {"idh": ["wildtype", "mutant"], "codeletion": ["no", "yes"], "molecular": ["G", "O", "A"]}
+    classes |= {"grade": ["2", "3"]} if options.grade else {}
     targets = [TargetSpec(name=name, kind="class", classes=names) for name, names in classes.items()]
     notes = [*_notes(cases, gone, targets), *tree.not_followed(), *tree.synthetic()]
     meta = CohortMeta(layout="glioma-pathology", root=str(root), modalities=specs, targets=targets, notes=notes)
@@ -98,7 +105,7 @@ def _rows(tree: Tree, options: Options) -> list[dict[str, str]]:
         do = "Give the folder that holds radpath_pairs.csv, and keep one such table there"
         raise DataError(message("ROOT", "hold one table radpath_pairs.csv", got, do=do, file=str(tree.root)))
     columns, rows = read_table(tables[0])
-    for name in (*_NEEDED, *(_CLINICAL if options.clinical else ())):
+    for name in (*_NEEDED, *(_CLINICAL if options.clinical else ()), *((_GRADE,) if options.grade else ())):
         if name not in columns:
             do = "Restore the table from the original data set"
             raise DataError(message("table", f"have the column {name}", ", ".join(columns), do=do, file=str(tables[0])))
@@ -133,12 +140,12 @@ def _one(paths: Sequence[str], case: str) -> str:
     return paths[0]
 
 
-def _code(row: Mapping[str, str], column: str) -> str:
-    """The code as "0" or "1", blank where nobody knows."""
+def _code(row: Mapping[str, str], column: str, codes: tuple[str, str] = ("1", "0")) -> str:
+    """The code as it is, blank where nobody knows."""
     text = row[column].removesuffix(".0")
-    if text not in ("0", "1", "-1", ""):
+    if text not in (*codes, "-1", ""):
         do = "Correct the table, or blank the cell where it is not known"
-        raise DataError(message(column, "be 1, 0 or -1", repr(row[column]), subject=row["case"], do=do))
+        raise DataError(message(column, f"be {', '.join(codes)} or -1", repr(row[column]), subject=row["case"], do=do))
     return "" if text == "-1" else text
 
 

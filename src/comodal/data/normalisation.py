@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 Spacing = Literal["native"] | tuple[float, float, float]
 Size = tuple[int, int] | tuple[int, int, int]
-Scheme = Literal["zscore", "zscore-nonzero", "hemis", "hemis-n4", "ct", "unit", "none"]
+Scheme = Literal["zscore", "zscore-nonzero", "hemis", "hemis-n4", "ct", "unit", "signed", "imagenet", "none"]
 ZERO_FRACTION = 0.05  # with fewer voxels of exactly 0 than this, 0 is a value like any other and not a background
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green, blue in [0, 1]
 BODY_HU = -500.0  # voxels above it are body; the air around it would drown the statistics
 
 
@@ -41,7 +42,10 @@ class PreprocessingConfig(BaseModel):
             voxels that are not 0 clipped, then mean 0 and deviation 1 over them, 0 elsewhere; "hemis-n4" the same after N4
             correction of the bias field, as HeMIS (Havaei et al., 2016) is reported to prepare BraTS; its settings are ours,
             since none are stated (`comodal.data.bias_field`; needs SimpleITK, and some 20 s for 240 x 240 x 155 voxels); "ct"
-            clipped to the 0.5 and 99.5 percentiles of the training set, then its mean and deviation; "unit" [0, 1]; "none".
+            clipped to the 0.5 and 99.5 percentiles of the training set, then its mean and deviation; "unit" [0, 1]; "signed"
+            [-1, 1], as InceptionV3 and ViT were trained; "imagenet" [0, 1] minus the mean of ImageNet's red, green and blue
+            over their deviation (other numbers of channels: by their average), as ResNet, DenseNet, ConvNeXt, Swin and DINOv2
+            were trained; "none". Bytes are 1/255 each there; other types go from their own minimum to their own maximum.
         resize: Pixels (X, Y) or voxels (X, Y, Z) to which every image is resized, field of view kept; for classifying images of
             several sizes. None leaves sizes alone (windows are then cropped or padded). {grid: size} resizes those only.
     """
@@ -135,6 +139,10 @@ def normalise(image: Array, scheme: Scheme, numbers: CtNumbers | None = None) ->
         return image.astype(np.float32)
     if scheme == "unit":
         return _unit(image)
+    if scheme == "signed":
+        return 2 * _unit(image) - 1
+    if scheme == "imagenet":
+        return _imagenet(_unit(image))
     if scheme == "ct":
         if numbers is None:
             raise ConfigError(message("normalise", "have fitted numbers for ct", "none", do="Fit them on the training cases"))
@@ -187,6 +195,15 @@ def _unit(image: Array) -> npt.NDArray[np.float32]:
     values = image.astype(np.float64)
     low, high = float(values.min()), float(values.max())
     return ((values - low) / ((high - low) or 1.0)).astype(np.float32)
+
+
+def _imagenet(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(C, ...) in [0, 1] as networks that learned from ImageNet want it."""
+    mean, deviation = (np.array(each, dtype=np.float32) for each in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    if len(image) != len(mean):
+        mean, deviation = mean.mean(keepdims=True), deviation.mean(keepdims=True)
+    wide = (-1, *[1] * (image.ndim - 1))
+    return ((image - mean.reshape(wide)) / deviation.reshape(wide)).astype(np.float32)
 
 
 def fit(cohort: Cohort, ids: Iterable[str], config: PreprocessingConfig, *, modalities: Sequence[str] | None = None) -> Fitted:

@@ -1,18 +1,22 @@
-"""AUROC, balanced accuracy and accuracy, pooled over cases, with bootstrap intervals over patients.
+"""All metrics of a target of classes for one row of the table: pooled over cases, with bootstrap intervals over patients.
 
-Every function takes the weight of each case in each resample, so that 2000 resamples cost one matrix product.
+The arithmetic is in `comodal.evaluation.class_metrics`; here is which metrics a target has, what their parts are, and what is
+left out of them and why. A metric is the plain mean of its parts: classes for AUROC, a single one for accuracy.
 
 Axis letters: N cases, K classes, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from comodal.evaluation import class_metrics
+from comodal.evaluation.class_metrics import RANKED, answered, counts_of, divided, ranking
 from comodal.evaluation.results import MetricValue
 from comodal.evaluation.statistics import RESAMPLES, interval_note, interval_of, resampling_weights
 from comodal.modality import Target
@@ -20,20 +24,21 @@ from comodal.modality import Target
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-POOLED = ("AUROC", "balanced_accuracy", "accuracy")
+POOLED = ("AUROC", "balanced_accuracy", "accuracy", "AUPRC", "F1_macro", "F1_micro", "kappa", "ECE", "Brier")
 
 
-def _weighted_auroc(scores: Floats, positive: Mask, weights: Floats) -> Floats:
-    """AUROC of one class for each row of case weights; NaN where a side is missing. weights: (R, N) -> (R,)."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])  # cases of one score form one step of the curve
-    sides = weights[:, order]
-    right = np.add.reduceat(sides * positive[order], starts, axis=1)
-    wrong = np.add.reduceat(sides * ~positive[order], starts, axis=1)
-    below = np.cumsum(wrong, axis=1) - wrong / 2  # a tie counts half
-    pairs = right.sum(axis=1) * wrong.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, (right * below).sum(axis=1) / pairs, np.nan)
+def metrics_of(kind: str) -> tuple[str, ...]:
+    """The metrics that a target of classes has.
+
+    Args:
+        kind: "class", "ordinal" or "multilabel".
+
+    >>> [name for name in POOLED if name not in metrics_of("class")]
+    ['F1_micro', 'kappa']
+    """
+    # of one class per case, micro F1 is accuracy
+    without = {"multilabel": ("kappa",), "ordinal": ("F1_micro",)}.get(kind, ("F1_micro", "kappa"))
+    return tuple(name for name in POOLED if name not in without)
 
 
 def auroc(probabilities: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> Floats:
@@ -50,16 +55,7 @@ def auroc(probabilities: ArrayLike, truth: ArrayLike, weights: ArrayLike | None 
     >>> auroc(np.array([[0.2], [0.4], [0.3], [0.9]]), np.array([[0.], [0.], [1.], [1.]])).tolist()
     [[0.75]]
     """
-    probabilities, truth = np.asarray(probabilities, dtype=float), np.asarray(truth, dtype=float)
-    counts = np.ones((1, len(truth))) if weights is None else np.asarray(weights, dtype=float)
-    columns = []
-    for k in range(truth.shape[1]):
-        known = ~np.isnan(truth[:, k])
-        if not known.any():
-            columns.append(np.full(len(counts), np.nan))
-            continue
-        columns.append(_weighted_auroc(probabilities[known, k], truth[known, k] > 0.5, counts[:, known]))
-    return np.stack(columns, axis=1)
+    return ranking(probabilities, truth, weights, metrics=["AUROC"])["AUROC"]
 
 
 def recalls(answers: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None) -> Floats:
@@ -73,16 +69,17 @@ def recalls(answers: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = No
     Returns:
         (R, K), NaN where no case has the class.
     """
-    truth = np.asarray(truth, dtype=float)
-    counts = np.ones((1, len(truth))) if weights is None else np.asarray(weights, dtype=float)
-    true = truth > 0.5  # NaN is not true
-    total = counts @ true.astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(total > 0, (counts @ (true & (np.asarray(answers) > 0.5)).astype(float)) / total, np.nan))
+    true = np.asarray(truth, dtype=float) > 0.5  # NaN is not true
+    counts = counts_of(weights, len(true))
+    return divided(counts @ (true & (np.asarray(answers) > 0.5)).astype(float), counts @ true.astype(float))
 
 
 def as_columns(values: Any, size: int) -> Floats:
     """Truths of classification as (N, K) float: class numbers become one-hot rows, None becomes NaN.
+
+    Args:
+        values: One entry per case: class numbers, or K answers each.
+        size: K.
 
     >>> as_columns([1, 0], 2).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
@@ -92,40 +89,54 @@ def as_columns(values: Any, size: int) -> Floats:
     return np.array([[np.nan if v is None else float(v) for v in row] for row in values], dtype=float).reshape(-1, size)
 
 
+def _ranked_parts(size: int, *, several: bool) -> slice:
+    """Which classes are ranked against the rest: of two, the second alone."""
+    return slice(1, 2) if size == 2 and not several else slice(None)
+
+
 def metric_columns(
     metric: str, probabilities: Floats, truth: Floats, *, several: bool, weights: Floats | None = None
 ) -> Floats:
     """The parts whose plain mean is a metric: classes for AUROC and balanced accuracy, a single one for accuracy.
 
     Args:
-        metric: "AUROC", "balanced_accuracy" or "accuracy".
+        metric: One of POOLED.
         probabilities: (N, K).
         truth: (N, K), see `as_columns`; NaN is not labelled.
         several: Whether a case has several questions (multilabel), each answered yes at 0.5; else the most probable class.
         weights: (R, N), as in `auroc`.
 
     Returns:
-        (R, parts), NaN where a part is not defined. With two classes, AUROC is that of the second; of several questions,
-        balanced accuracy has the recall of yes and of no of each, and accuracy is over all that are labelled.
+        (R, parts), NaN where a part is not defined. With two classes, AUROC and AUPRC are those of the second; of several
+        questions, balanced accuracy has the recall of yes and of no of each, and accuracy is over all that are labelled.
 
     >>> metric_columns("accuracy", np.array([[0.8, 0.2], [0.6, 0.4]]), as_columns([0, 1], 2), several=False).tolist()
     [[0.5]]
     """
-    size = probabilities.shape[1]
-    counts = np.ones((1, len(truth))) if weights is None else weights
-    if metric == "AUROC":
-        part = slice(1, 2) if size == 2 and not several else slice(None)
-        return auroc(probabilities[:, part], truth[:, part], counts)
-    yes: Mask = np.asarray(probabilities >= 0.5 if several else np.eye(size, dtype=bool)[probabilities.argmax(axis=1)])
+    if metric in RANKED:
+        part = _ranked_parts(probabilities.shape[1], several=several)
+        return ranking(probabilities[:, part], truth[:, part], weights, metrics=[metric])[metric]
+    if metric == "ECE":
+        return class_metrics.calibration_error(probabilities, truth, weights, several=several)
+    if metric == "Brier":
+        return class_metrics.brier(probabilities, truth, weights, several=several)
+    yes = answered(probabilities, several=several)
     if metric == "balanced_accuracy":
-        found = recalls(yes, truth, counts)
-        return np.concatenate([found, recalls(~yes, 1 - truth, counts)], axis=1) if several else found
+        found = recalls(yes, truth, weights)
+        return np.concatenate([found, recalls(~yes, 1 - truth, weights)], axis=1) if several else found
+    if metric in ("F1_macro", "F1_micro"):
+        return class_metrics.f1(yes, truth, weights, micro=metric == "F1_micro")
+    if metric == "kappa":
+        return class_metrics.quadratic_kappa(yes, truth, weights)
+    return _accuracy(yes, truth, counts_of(weights, len(truth)), several=several)
+
+
+def _accuracy(yes: Mask, truth: Floats, counts: Floats, *, several: bool) -> Floats:
     known = ~np.isnan(truth)
     right = (yes == (truth > 0.5)) & known
     if not several:
         right, known = right.all(axis=1, keepdims=True), np.ones((len(truth), 1), dtype=bool)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((counts @ right.sum(axis=1)) / (counts @ known.sum(axis=1)))[:, None]
+    return divided(counts @ right.sum(axis=1).astype(float), counts @ known.sum(axis=1).astype(float))[:, None]
 
 
 def _macro(point: Floats, resampled: Floats | None) -> tuple[float | None, tuple[float, float] | None]:
@@ -137,16 +148,93 @@ def _macro(point: Floats, resampled: Floats | None) -> tuple[float | None, tuple
     return float(point[0, defined].mean()), interval
 
 
-def _undefined(target: Target, truth: Floats) -> str | None:
-    """Which classes have no AUROC, and why."""
-    lacking = []
-    for k, name in enumerate(target.classes):
-        column = truth[:, k][~np.isnan(truth[:, k])] > 0.5
-        if column.all() or not column.any():
-            lacking.append(
-                f"{name} (all {len(column)} cases have it)" if len(column) and column.all() else f"{name} (no case has it)"
-            )
-    return f"not defined for {', '.join(lacking)}" if lacking else None
+@dataclass(frozen=True)
+class _Row:
+    """One target in one row of the table. probabilities and truth: (N, K); weights: (R, N) or None without intervals."""
+
+    target: Target
+    probabilities: Floats
+    truth: Floats
+    weights: Floats | None
+    few: str | None
+
+    @property
+    def several(self) -> bool:
+        return self.target.kind == "multilabel"
+
+    def columns(self, metric: str, weights: Floats | None) -> Floats:
+        return metric_columns(metric, self.probabilities, self.truth, several=self.several, weights=weights)
+
+    def known(self, k: int) -> Mask:
+        """(n,) the truths of one class, of the cases that have one."""
+        return np.asarray(self.truth[~np.isnan(self.truth[:, k]), k] > 0.5)
+
+    def side(self, k: int) -> Literal["both", "all", "none"]:
+        known = self.known(k)
+        return "none" if not known.any() else "all" if known.all() else "both"
+
+    def left_out(self, metric: str) -> str | None:
+        """Which classes have no part in a metric, and why."""
+        ranked, lacking = metric in RANKED, []
+        answers = answered(self.probabilities, several=self.several)
+        if metric not in (*RANKED, "balanced_accuracy", "F1_macro"):
+            return None
+        for k, name in enumerate(self.target.classes):
+            side = self.side(k)
+            if side == "all" and (ranked or (metric == "balanced_accuracy" and self.several)):
+                what = "" if ranked else " (no)"
+                lacking.append(f"{name}{what} (all {len(self.known(k))} cases have it)")
+            elif side == "none" and not (metric == "F1_macro" and answers[~np.isnan(self.truth[:, k]), k].any()):
+                lacking.append(f"{name} (no case has it)")
+        return f"not defined for {', '.join(lacking)}" if lacking else None
+
+    def unlabelled(self) -> str | None:
+        missing = int(np.isnan(self.truth).sum())
+        return f"{missing} of {self.truth.size} answers are not labelled" if missing else None
+
+    def chance(self) -> str | None:
+        """What average precision is without any knowledge."""
+        part = range(len(self.target.classes))[_ranked_parts(len(self.target.classes), several=self.several)]
+        shares = [self.known(k).mean() for k in part if self.side(k) == "both"]
+        return f"chance level {np.mean(shares):.3f}" if shares else None
+
+    def value(self, metric: str, point: Floats, drawn: Floats | None) -> MetricValue:
+        """The metric from its parts, (1, parts) and (R, parts)."""
+        value, interval = _macro(point, drawn)
+        two = len(self.target.classes) == 2 and not self.several
+        positives = int(np.nansum(self.truth[:, 1])) if two else None
+        notes = [self.left_out(metric), self.unlabelled(), self.chance() if metric == "AUPRC" else None]
+        notes += [self.few] if value is not None else []
+        notes += [_ALL_ONE] if value is None and metric == "kappa" else []
+        return MetricValue(
+            value=value,
+            ci95=interval,
+            n=len(self.truth),
+            n_pos=positives,
+            n_neg=None if positives is None else len(self.truth) - positives,
+            aggregation="pooled",
+            note="; ".join(note for note in notes if note) or None,
+        )
+
+    def class_value(self, metric: str, k: int, *, point: Floats, drawn: Floats | None) -> MetricValue:
+        """The metric of one class against the rest, from the same parts."""
+        value, interval = _macro(point[:, [k]], None if drawn is None else drawn[:, [k]])
+        known = self.known(k)
+        why = {"none": "no case has it", "all": f"all {len(known)} cases have it", "both": None}[self.side(k)]
+        notes = [why, f"chance level {known.mean():.3f}" if metric == "AUPRC" and value is not None else None]
+        notes += [self.few] if value is not None else []
+        return MetricValue(
+            value=value,
+            ci95=interval,
+            n=len(known),
+            n_pos=int(known.sum()),
+            n_neg=int((~known).sum()),
+            aggregation="pooled",
+            note="; ".join(note for note in notes if note) or None,
+        )
+
+
+_ALL_ONE = "not defined: all answers and all truths are of one class"
 
 
 def pooled_metrics(
@@ -157,6 +245,7 @@ def pooled_metrics(
     groups: Sequence[str],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    metrics: Collection[str] = POOLED,
 ) -> dict[str, MetricValue]:
     """All metrics of one target of classification for one row of the table.
 
@@ -167,31 +256,33 @@ def pooled_metrics(
         groups: The patient of each case.
         resamples: Of the bootstrap; 0 makes no intervals.
         seed: Of the bootstrap.
+        metrics: Which of POOLED; those that the target does not have are passed over, see `metrics_of`.
 
     Returns:
-        {"AUROC/<target>", "balanced_accuracy/<target>", "accuracy/<target>"}; see `metric_columns`. Where only one class
-        occurs, AUROC is None, and the note says so.
+        {"<metric>/<target>"}, see `metric_columns`, then {"AUROC/<target>/<class>", "AUPRC/<target>/<class>"} where more than
+        one class is ranked against the rest. Where a number is not defined it is None, and the note says why.
     """
+    names = [name for name in metrics_of(target.kind) if name in metrics]
     size = len(truth)
     if size == 0:
         empty = MetricValue(n=0, aggregation="pooled", note="no case")
-        return {f"{name}/{target.name}": empty for name in POOLED}
+        return {f"{name}/{target.name}": empty for name in names}
     weights = resampling_weights(size, groups, resamples=resamples, seed=seed) if resamples else None
-    several = target.kind == "multilabel"
-    positives = int(np.nansum(truth[:, 1])) if len(target.classes) == 2 and not several else None
     few = interval_note(len(set(groups))) if resamples else None
-    out = {}
-    for name in POOLED:
-        drawn = None if weights is None else metric_columns(name, probabilities, truth, several=several, weights=weights)
-        value, interval = _macro(metric_columns(name, probabilities, truth, several=several), drawn)
-        notes = [_undefined(target, truth) if name == "AUROC" else None, few if value is not None else None]
-        out[f"{name}/{target.name}"] = MetricValue(
-            value=value,
-            ci95=interval,
-            n=size,
-            n_pos=positives,
-            n_neg=None if positives is None else size - positives,
-            aggregation="pooled",
-            note="; ".join(note for note in notes if note) or None,
-        )
+    row = _Row(target, probabilities, truth, weights, few)
+    part = _ranked_parts(probabilities.shape[1], several=row.several)
+    parts: dict[str, tuple[Floats, Floats | None]] = {}
+    ranked = [name for name in RANKED if name in names]
+    if ranked:  # both from one pass over the sorted cases
+        points = ranking(probabilities[:, part], truth[:, part], metrics=ranked)
+        draws = {} if weights is None else ranking(probabilities[:, part], truth[:, part], weights, metrics=ranked)
+        parts |= {name: (points[name], draws.get(name)) for name in ranked}
+    for name in names:
+        if name not in RANKED:
+            parts[name] = row.columns(name, None), None if weights is None else row.columns(name, weights)
+    out = {f"{name}/{target.name}": row.value(name, *parts[name]) for name in names}
+    for name in ranked:
+        if parts[name][0].shape[1] > 1:
+            for k, label in enumerate(target.classes):
+                out[f"{name}/{target.name}/{label}"] = row.class_value(name, k, point=parts[name][0], drawn=parts[name][1])
     return out

@@ -2,7 +2,8 @@
 
 Seeds are no subjects: three runs on 20 patients are 20 patients. So a case's value is first averaged over the runs of a method
 (over those that have it: folds test different cases), and n, intervals and tests count the patients behind the averages.
-Pooled metrics (AUROC) have no value per case: there the runs' values are averaged, on the same resamples of patients.
+Pooled metrics (AUROC) have no value per case: there the runs' values are averaged, on the same resamples of patients. So the p
+value of a difference is Wilcoxon's for metrics per case, and that of the paired bootstrap over patients for pooled ones.
 
 Axis letters: N cases, S rows of the table (subsets), R resamples of the bootstrap.
 """
@@ -10,7 +11,7 @@ Axis letters: N cases, S rows of the table (subsets), R resamples of the bootstr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 from comodal.errors import DataError, message
 from comodal.evaluation.drops import drops
 from comodal.evaluation.lacking import lacking_note
+from comodal.evaluation.metrics import is_main, name_parts
 from comodal.evaluation.metrics import metric as metric_of
-from comodal.evaluation.pooling import pooled_samples
+from comodal.evaluation.pooling import mean_samples, nanmean
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.evaluation.statistics import (
     RESAMPLES,
     TOO_FEW,
     TOO_NARROW,
     bootstrap_interval,
+    bootstrap_p,
     holm,
     interval_note,
     interval_of,
@@ -43,6 +46,7 @@ def combine(
     results_by_method: Mapping[str, Sequence[Results]],
     *,
     modalities: Sequence[str] | None = None,
+    metrics: Collection[str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> StudyTable:
@@ -52,6 +56,8 @@ def combine(
         results_by_method: {label: one result per seed or fold}; an empty list is a method that was not run.
         modalities: In canonical order; then every subset of them has a row, if only to say "not run". Without it, the rows
             are those of the results.
+        metrics: Which of those in the results: whole names ("ECE/diagnosis", "AUROC/diagnosis/MEL"), or metrics of METRICS for
+            all that a table could show of them ("ECE": without those of single classes). None takes the main ones.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
@@ -65,17 +71,18 @@ def combine(
         raise DataError(message("combine", "get at least one method", "none", do="Give {label: [results]}"))
     book = _Book(results_by_method, resamples, seed)
     order, present = _rows(results_by_method, modalities)
-    metrics = _metrics([run.metric_names for runs in book.results.values() for run in runs])
+    shown = _metrics([run.metric_names for runs in book.results.values() for run in runs], metrics)
     lost = {
-        m: drops(runs, present, order, metrics=metrics, groups=book.groups, resamples=resamples, seed=seed)
+        m: drops(runs, present, order, metrics=shown, groups=book.groups, resamples=resamples, seed=seed)
         for m, runs in book.results.items()
     }
     rows = [
         StudyRow(
             p,
-            {m: {k: book.cell(m, p, k) for k in metrics} for m in book.methods},
-            book.contrasts([p], metrics),
+            {m: {k: book.cell(m, p, k) for k in shown} for m in book.methods},
+            book.contrasts([p], shown),
             {m: by[frozenset(p)] for m, by in lost.items() if by.get(frozenset(p))},
+            book.used(p),
         )
         for p in present
     ]
@@ -83,19 +90,19 @@ def combine(
     averaged = tuple(row.present for row in rows if evaluated and all(_has_values(row, m) for m in evaluated))
     average = None
     if averaged:
-        cells = {m: {k: book.average(m, averaged, k) for k in metrics} for m in book.methods}
-        average = _corrected([StudyRow((), cells, book.contrasts(averaged, metrics))], metrics)[0]
+        cells = {m: {k: book.average(m, averaged, k) for k in shown} for m in book.methods}
+        average = _corrected([StudyRow((), cells, book.contrasts(averaged, shown))], shown)[0]
     return StudyTable(
         methods=book.methods,
         reference=book.methods[0],
         modalities=order,
-        metrics=metrics,
-        rows=tuple(_corrected(rows, metrics)),
+        metrics=shown,
+        rows=tuple(_corrected(rows, shown)),
         average=average,
         averaged=averaged,
         runs={m: len(runs) for m, runs in book.results.items()},
         hd95_unit=_unit([run for runs in book.results.values() for run in runs]),
-        notes=tuple(note for note in (*book.notes(present, metrics), lacking_note(results_by_method)) if note),
+        notes=tuple(note for note in (*book.notes(present, shown), lacking_note(results_by_method)) if note),
     )
 
 
@@ -112,11 +119,15 @@ def _rows(
     return order, sorted(known, key=lambda present: (len(present), [order.index(name) for name in present]))
 
 
-def _metrics(runs: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """All metrics of the runs, without a mean over regions that were not the same in all: it would be another in each."""
+def _metrics(runs: Sequence[Sequence[str]], wanted: Collection[str] | None) -> tuple[str, ...]:
+    """The metrics of the runs, without a mean over regions that were not the same in all: it would be another in each."""
     regions = {tuple(sorted(n for n in names if n.startswith("DSC/"))) for names in runs if "DSC/mean" in names}
     every = dict.fromkeys(name for names in runs for name in names)
-    return tuple(name for name in every if name != "DSC/mean" or len(regions) == 1)
+    kept = [name for name in every if name != "DSC/mean" or len(regions) == 1]
+    if wanted is None:
+        return tuple(name for name in kept if is_main(name))
+    single = {name for name in kept if _pooled(name) and name_parts(name)[2]}
+    return tuple(name for name in kept if name in wanted or (name_parts(name)[0] in wanted and name not in single))
 
 
 def _unit(results: Sequence[Results]) -> str:
@@ -148,6 +159,10 @@ class _Book:
         self.groups = {
             case: patient for runs in self.results.values() for run in runs for case, patient in run.groups().items()
         }
+        self.classes = {
+            target: names for runs in self.results.values() for run in runs for target, names in run.classes.items()
+        }
+        self._drawn: dict[tuple[str, frozenset[str], str, tuple[str, ...], int], Floats] = {}
         self._cells: dict[tuple[str, frozenset[str], str], Cell] = {}
         self._values: dict[tuple[str, frozenset[str], str], dict[str, float]] = {}
         self._rows: dict[tuple[str, frozenset[str]], list[SubsetResult]] = {}
@@ -167,6 +182,15 @@ class _Book:
 
     def _weights(self, cases: Sequence[str]) -> Floats | None:
         return resampling_weights(len(cases), [self.groups[c] for c in cases], resamples=self.resamples, seed=self.seed)
+
+    def used(self, present: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """{method: those of the row's modalities that it used in some case}, where its results say so."""
+        found: dict[str, tuple[str, ...]] = {}
+        for method in self.methods:
+            cases = itertools.chain(*self._cases.get((method, frozenset(present)), []))
+            told = [case.used for case in cases if case.used is not None]
+            found |= {method: tuple(name for name in present if any(name in used for used in told))} if told else {}
+        return found
 
     def case_values(self, method: str, present: Sequence[str], name: str) -> dict[str, float]:
         """{case: mean over the runs that have a number for it}."""
@@ -226,12 +250,12 @@ class _Book:
 
     def _pooled_cases(self, method: str, present: Sequence[str], name: str) -> list[str]:
         """Each case once, however many runs tested it: those with a truth of the target."""
-        runs, target = self._cases.get((method, frozenset(present)), []), name.partition("/")[2]
+        runs, target = self._cases.get((method, frozenset(present)), []), name_parts(name)[1]
         return sorted({case.subject for cases in runs for case in cases if target in (case.targets or {})})
 
     def _sides(self, method: str, present: Sequence[str], name: str) -> tuple[int, int]:
         """Cases of the second and of the first of two classes, each once."""
-        target = name.partition("/")[2]
+        target = name_parts(name)[1]
         runs = self._cases.get((method, frozenset(present)), [])
         truth = {case.subject: (case.targets or {}).get(target) for cases in runs for case in cases}
         known = [value for value in truth.values() if isinstance(value, int)]
@@ -247,25 +271,26 @@ class _Book:
         return tuple(text for text in (TOO_FEW, TOO_NARROW) if text in found)
 
     def _pooled_samples(self, method: str, present: Sequence[str], name: str, cases: Sequence[str], weights: Floats) -> Floats:
-        """(R,) the metric in each resample of these cases, averaged over runs. weights: (R, N) for `cases`."""
-        place = {case: i for i, case in enumerate(cases)}
-        samples = []
-        for rows in self._cases.get((method, frozenset(present)), []):
-            rows = [case for case in rows if case.subject in place]  # and so with a truth
-            samples.append(pooled_samples(name, rows, weights[:, [place[case.subject] for case in rows]]))
-        return _nanmean(np.stack(samples, axis=1)) if samples else np.full(len(weights), np.nan)
+        """(R,) the metric in each resample of these cases, averaged over runs. weights: (R, N) for `cases`.
+
+        Kept: a cell, its differences and the average rest on the same resamples, which the cases and R decide.
+        """
+        key = method, frozenset(present), name, tuple(cases), len(weights)
+        if key not in self._drawn:
+            self._drawn[key] = mean_samples(name, self._cases.get(key[:2], []), cases, weights=weights, classes=self.classes)
+        return self._drawn[key]
 
     def _samples(self, method: str, rows: Sequence[Sequence[str]], name: str, cases: Sequence[str], weights: Floats) -> Floats:
         """(R,) the metric in each resample, averaged over rows of the table. weights: (R, N) for `cases`."""
         if _pooled(name):
-            return _nanmean(np.stack([self._pooled_samples(method, row, name, cases, weights) for row in rows], axis=1))
+            return nanmean(np.stack([self._pooled_samples(method, row, name, cases, weights) for row in rows], axis=1))
         values = np.full((len(cases), len(rows)), np.nan)  # (N, S)
         for s, row in enumerate(rows):
             found = self.case_values(method, row, name)
             values[:, s] = [found.get(case, np.nan) for case in cases]
         known = ~np.isnan(values)
         with np.errstate(invalid="ignore"):
-            return _nanmean((weights @ np.where(known, values, 0.0)) / (weights @ known.astype(float)))
+            return nanmean((weights @ np.where(known, values, 0.0)) / (weights @ known.astype(float)))
 
     def _cases_of(self, method: str, rows: Sequence[Sequence[str]], name: str) -> set[str]:
         if _pooled(name):
@@ -308,7 +333,7 @@ class _Book:
         if weights is None:
             return Contrast(value, None, len(cases))
         drawn = np.subtract(*(self._samples(m, usable, name, cases, weights) for m in (method, reference)))
-        return Contrast(value, interval_of(drawn), len(cases))
+        return Contrast(value, interval_of(drawn), len(cases), bootstrap_p(drawn))
 
     def _shared(self, method: str, rows: Sequence[Sequence[str]], name: str) -> tuple[dict[str, float], dict[str, float]]:
         """{case: mean over those of these rows that the case has in both} of the method, and of the reference."""
@@ -332,10 +357,3 @@ def _common(stored: Sequence[MetricValue], n: int) -> tuple[int | None, int | No
     first = stored[0]
     same = all((one.n, one.n_pos, one.n_neg) == (n, first.n_pos, first.n_neg) for one in stored)
     return (first.n_pos, first.n_neg) if same else (None, None)
-
-
-def _nanmean(values: Floats) -> Floats:
-    """Mean over the last axis of what is known; NaN where nothing is."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(known, values, 0.0).sum(axis=-1) / known.sum(axis=-1))

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comodal.evaluation.metrics import metric as metric_of
-from comodal.evaluation.pooling import pooled_samples
+from comodal.evaluation.metrics import name_parts
+from comodal.evaluation.pooling import Classes, pooled_samples
 from comodal.evaluation.results import CaseResult, Results
-from comodal.evaluation.statistics import RESAMPLES, holm, interval_of, paired_difference, resampling_weights
+from comodal.evaluation.statistics import RESAMPLES, bootstrap_p, holm, interval_of, paired_difference, resampling_weights
 from comodal.evaluation.table import Contrast, StudyTable
 
 Floats = NDArray[np.float64]
@@ -52,12 +53,13 @@ def drops(
         the subsets of this method alone, so that it does not depend on which other methods stand in the table.
     """
     sides = [_sides(run) for run in runs]
+    classes = {target: names for run in runs for target, names in run.classes.items()}
     whole, found = frozenset(full), dict[frozenset[str], dict[str, Contrast]]()
     for present in (frozenset(row) for row in rows):
         if present == whole:
             continue
         pairs = [(side[present], side[whole]) for side in sides if present in side and whole in side]
-        each = {name: _difference(pairs, name, groups, resamples=resamples, seed=seed) for name in metrics}
+        each = {name: _difference(pairs, name, groups, classes=classes, resamples=resamples, seed=seed) for name in metrics}
         found[present] = {name: drop for name, drop in each.items() if drop is not None}
     for name in metrics:
         of_name = [by for by in found.values() if name in by]
@@ -74,11 +76,11 @@ def _sides(run: Results) -> dict[frozenset[str], Side]:
 
 
 def _difference(
-    pairs: Sequence[tuple[Side, Side]], name: str, groups: Mapping[str, str], *, resamples: int, seed: int
+    pairs: Sequence[tuple[Side, Side]], name: str, groups: Mapping[str, str], *, classes: Classes, resamples: int, seed: int
 ) -> Contrast | None:
     """One subset minus all modalities; `pairs` holds both sides of each run. None where there is nothing to compare."""
     if metric_of(name).aggregation == "pooled":
-        return _pooled_difference(pairs, name, groups, resamples=resamples, seed=seed)
+        return _pooled_difference(pairs, name, groups, classes=classes, resamples=resamples, seed=seed)
     ours: dict[str, list[float]] = {}
     alls: dict[str, list[float]] = {}
     for one, all_ in pairs:
@@ -95,9 +97,9 @@ def _difference(
 
 
 def _pooled_difference(
-    pairs: Sequence[tuple[Side, Side]], name: str, groups: Mapping[str, str], *, resamples: int, seed: int
+    pairs: Sequence[tuple[Side, Side]], name: str, groups: Mapping[str, str], *, classes: Classes, resamples: int, seed: int
 ) -> Contrast | None:
-    target = name.partition("/")[2]
+    target = name_parts(name)[1]
     both = [sorted(c for c in one.keys() & all_.keys() if target in (one[c].targets or {})) for one, all_ in pairs]
     cases = sorted({case for known in both for case in known})
     place = {case: i for i, case in enumerate(cases)}
@@ -107,7 +109,7 @@ def _pooled_difference(
         of_runs = []
         for (one, all_), known in zip(pairs, both, strict=True):
             drawn = weights[:, [place[case] for case in known]]
-            values = [pooled_samples(name, [side[case] for case in known], drawn) for side in (one, all_)]
+            values = [pooled_samples(name, [side[case] for case in known], drawn, classes=classes) for side in (one, all_)]
             of_runs.append(values[0] - values[1])
         defined = ~np.isnan(of_runs)
         with np.errstate(invalid="ignore"):
@@ -117,7 +119,10 @@ def _pooled_difference(
     if math.isnan(value):
         return None
     weights = resampling_weights(len(cases), [groups[c] for c in cases], resamples=resamples, seed=seed)
-    return Contrast(value, None if weights is None else interval_of(samples(weights)), len(cases))
+    if weights is None:
+        return Contrast(value, None, len(cases))
+    drawn = samples(weights)
+    return Contrast(value, interval_of(drawn), len(cases), bootstrap_p(drawn))
 
 
 def has_drops(table: StudyTable, metric: str) -> bool:
@@ -125,23 +130,24 @@ def has_drops(table: StudyTable, metric: str) -> bool:
     return any(metric in by for row in table.rows for by in row.drops.values())
 
 
-def drop_note(table: StudyTable, metric: str) -> str:
+def drop_note(table: StudyTable, metric: str, *, name: str | None = None) -> str:
     """What "minus all" is, in sentences; see `has_drops`.
 
     Args:
         table: With differences from all modalities.
         metric: Whose differences are shown.
+        name: How it is called here, where it stands for several of its kind.
     """
     tests = [sum(metric in row.drops.get(method, {}) for row in table.rows) for method in table.methods]
     of_each = " of each method" if len(table.methods) > 1 else ""
-    what = f"Minus all: {metric} from the modalities of the row minus that from all ({', '.join(table.modalities)}), "
-    if metric_of(metric).aggregation == "pooled":
-        return f"{what}of the same method, on the cases that have all; pooled over cases: it has an interval and no p."
+    what = f"Minus all: {name or metric} from the modalities of the row minus that from all ({', '.join(table.modalities)}), "
+    pooled = metric_of(metric).aggregation == "pooled"
     few, most = min(count for count in tests if count), max(tests)
     subsets = f"{few} subset{'' if most == 1 else 's'}" if few == most else f"{few} to {most} subsets"
     return (
-        f"{what}of the same method and case, on the cases that have all; "
-        f"p: Wilcoxon signed-rank test over patients, Holm-corrected over the {subsets}{of_each}."
+        f"{what}of the same method{'' if pooled else ' and case'}, on the cases that have all; "
+        f"p: {'paired bootstrap' if pooled else 'Wilcoxon signed-rank test'} over patients, "
+        f"Holm-corrected over the {subsets}{of_each}."
     )
 
 

@@ -9,21 +9,27 @@ with the second one, and no equation numbers are claimed.
 What ranks the cases for the AUROC is not stated there, so that both are computed: the integer score, in which ties count half,
 and the expected score, which equals it where the probabilities are 0 and 1.
 
-Axis letters: N cases, K classes of a criterion.
+`melanoma_of` reads all of it from results, with intervals over patients, beside what the diagnosis's own probabilities say.
+
+Axis letters: N cases, K classes of a criterion, R resamples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from comodal.data.derm7pt_criteria import Criterion, load_criteria
+from comodal.data.derm7pt_criteria import Checklist, Criterion, load_criteria
 from comodal.errors import DataError, message, nearest
+from comodal.evaluation.class_metrics import divided
 from comodal.evaluation.classification import auroc
+from comodal.evaluation.pooling import Arm, ArmLike, arm_of, nanmean
+from comodal.evaluation.results import CaseResult
+from comodal.evaluation.statistics import RESAMPLES, Interval, interval_note, interval_of, resampling_weights
 
 THRESHOLDS = (1, 3)
 Floats = NDArray[np.float64]
@@ -68,6 +74,52 @@ class MelanomaInference:
     auroc_integer: float | None
     auroc_expected: float | None
     calls: tuple[Call, ...]
+
+
+Measure = Literal["AUROC_integer", "AUROC_expected", "AUROC_direct", "sensitivity", "specificity", "balanced_accuracy"]
+
+
+@dataclass(frozen=True)
+class MelanomaNumber:
+    """One number of a table of melanoma inference.
+
+    Attributes:
+        measure: AUROC of the integer score, of the expected score, or of the diagnosis's own probability of melanoma
+            ("direct"); or what calls at `threshold` reach, from the integer score.
+        threshold: Of the call; None for AUROC.
+        value: Mean over runs; None where it is not defined.
+        ci95: 95 % interval over patients; None for too few.
+    """
+
+    measure: Measure
+    threshold: float | None
+    value: float | None
+    ci95: Interval | None
+
+
+@dataclass(frozen=True)
+class MelanomaTable:
+    """Melanoma inference of one row of results.
+
+    Attributes:
+        n: Cases with a diagnosis and all seven criteria, each once.
+        n_pos: Melanomas among them.
+        left_out: Cases with a diagnosis that lack a criterion: without its truth they have no stored prediction of it.
+        runs: Runs behind the numbers.
+        numbers: The AUROCs, then sensitivity, specificity and balanced accuracy at each threshold.
+        note: What the reader must know about the intervals.
+    """
+
+    n: int
+    n_pos: int
+    left_out: int
+    runs: int
+    numbers: tuple[MelanomaNumber, ...]
+    note: str | None = None
+
+    def number(self, measure: Measure, threshold: float | None = None) -> MelanomaNumber:
+        """The number of one measure; of calls, at a threshold."""
+        return next(one for one in self.numbers if (one.measure, one.threshold) == (measure, threshold))
 
 
 def seven_point_score(criteria: Mapping[str, ArrayLike]) -> NDArray[np.int64]:
@@ -147,6 +199,98 @@ def melanoma_inference(
         called = call_melanoma(scores, threshold)
         calls.append(Call(threshold, _part(called[truth]), _part(~called[~truth])))
     return MelanomaInference(len(scores), int(truth.sum()), integer, smooth, tuple(calls))
+
+
+def melanoma_of(
+    results: ArmLike,
+    present: Sequence[str] | None = None,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    diagnosis: str = "diagnosis",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> MelanomaTable:
+    """Melanoma inference from predicted criteria, with intervals, beside that of the diagnosis's own probabilities.
+
+    Args:
+        results: One run, or one per seed or fold of a method: each number is averaged over them, on the same resamples of
+            patients, as those of pooled metrics are.
+        present: Which row of the table; None takes the one with most modalities.
+        thresholds: Of the calls.
+        diagnosis: Name of the target that says melanoma; of the five classes of the checklist or of its fifteen.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        DataError: No case has all of it, or targets have other classes than the checklist.
+    """
+    arm, checklist = arm_of(results, present), load_criteria()
+    melanomas = _melanoma_classes(arm, checklist, diagnosis)
+    needed = {diagnosis, *checklist.criteria}
+    told = [[case for case in run if diagnosis in (case.targets or {})] for run in arm.runs]
+    runs = [[case for case in run if needed <= (case.probabilities or {}).keys()] for run in told]
+    truth = {case.subject: (case.targets or {})[diagnosis] in melanomas for run in runs for case in run}
+    if not truth:
+        do = "Train and evaluate with all seven criteria and the diagnosis as targets"
+        raise DataError(message("results", "have a case with all seven criteria and the diagnosis", "none", do=do))
+    cases, patients = sorted(truth), arm.groups()
+    weights = resampling_weights(len(cases), [patients[c] for c in cases], resamples=resamples, seed=seed)
+    every = np.ones((1, len(cases))) if weights is None else np.concatenate([np.ones((1, len(cases))), weights])
+    place = {case: i for i, case in enumerate(cases)}
+    keys: list[tuple[Measure, float | None]] = [("AUROC_integer", None), ("AUROC_expected", None), ("AUROC_direct", None)]
+    keys += [(what, t) for t in thresholds for what in _OF_CALLS]
+    drawn = [
+        _measures(run, melanomas, every[:, [place[case.subject] for case in run]], thresholds, diagnosis=diagnosis)
+        for run in runs
+        if run
+    ]
+    values = nanmean(np.stack(drawn, axis=-1))  # (1 + R, measures)
+    numbers = tuple(
+        MelanomaNumber(
+            *key, None if np.isnan(column[0]) else float(column[0]), None if weights is None else interval_of(column[1:])
+        )
+        for key, column in zip(keys, values.T, strict=True)
+    )
+    without = len({case.subject for run in told for case in run} - set(cases))
+    note = interval_note(len({patients[case] for case in cases}))
+    return MelanomaTable(len(cases), sum(truth.values()), without, len(drawn), numbers, note)
+
+
+_OF_CALLS: tuple[Measure, ...] = ("sensitivity", "specificity", "balanced_accuracy")
+
+
+def _melanoma_classes(arm: Arm, checklist: Checklist, diagnosis: str) -> list[int]:
+    """Which classes of the diagnosis are melanoma; criteria must have the classes of the checklist."""
+    for name, criterion in checklist.criteria.items():
+        if arm.classes.get(name, criterion.classes) != criterion.classes:
+            got, do = ", ".join(arm.classes[name]), f"They are {', '.join(criterion.classes)}"
+            raise DataError(message(f"results.classes[{name!r}]", "be those of the checklist", got, do=do))
+    full = {name: grouped for grouped, name in checklist.diagnosis.values.values()}
+    names = arm.classes.get(diagnosis, checklist.diagnosis.grouped)
+    found = [k for k, name in enumerate(names) if checklist.diagnosis.melanoma in (name, full.get(name))]
+    if not found:
+        do = f"One of them must be {checklist.diagnosis.melanoma}"
+        raise DataError(message(f"results.classes[{diagnosis!r}]", "name melanoma", ", ".join(names), do=do))
+    return found
+
+
+def _measures(
+    run: Sequence[CaseResult], melanomas: Sequence[int], weights: Floats, thresholds: Sequence[float], *, diagnosis: str
+) -> Floats:
+    """(R, measures) of one run under each row of weights, in the order of `melanoma_of`. weights: (R, N)."""
+    stored = [case.probabilities or {} for case in run]
+    criteria = {name: np.array([p[name] for p in stored], dtype=float) for name in load_criteria().criteria}
+    truth = np.array([(case.targets or {})[diagnosis] in melanomas for case in run])
+    direct = np.array([p[diagnosis] for p in stored], dtype=float)[:, list(melanomas)].sum(axis=1)
+    integer = seven_point_score(criteria)
+    ranked = np.stack([integer.astype(float), expected_score(criteria), direct], axis=1)  # (N, 3)
+    columns = [*auroc(ranked, np.repeat(truth[:, None], 3, axis=1), weights).T]
+    for threshold in thresholds:
+        called = call_melanoma(integer, threshold)
+        found = divided(weights @ (called & truth).astype(float), weights @ truth.astype(float))
+        spared = divided(weights @ (~called & ~truth).astype(float), weights @ (~truth).astype(float))
+        columns += [found, spared, (found + spared) / 2]
+    return np.stack(columns, axis=1)
 
 
 def _part(answers: NDArray[np.bool_]) -> float | None:

@@ -52,6 +52,21 @@ _MODE_HD95: dict[str, str] = {
     "pooled": "95th percentile of the surface distances of both directions together (as medpy)",
     "max_of_directions": "larger of the 95th percentiles of the two directions (as MONAI)",
 }
+_CLASSES: dict[str, str] = {
+    "AUROC": "Pooled over cases; one class against the rest, plain mean over the classes.",
+    "balanced_accuracy": "Pooled over cases; mean recall of the classes.",
+    "accuracy": "Pooled over cases; of one class per case it is micro F1 too.",
+    "AUPRC": "Average precision, pooled over cases; one class against the rest, without interpolation, plain mean over the "
+    "classes; its chance level is the share of cases that have the class.",
+    "F1_macro": "Pooled over cases; plain mean of the F1 of the classes that some case has or is answered.",
+    "F1_micro": "Pooled over cases and questions; answers yes at 0.5. Of one class per case it would be accuracy.",
+    "kappa": "Cohen's kappa with quadratic weights, pooled over cases; the classes are in order and one apart.",
+    "ECE": "Expected calibration error: probability of the answer given against how often it is right, in 10 bins of equal "
+    "width; lower is better. Of few cases it is above 0 even where the probabilities are right, and its interval lies higher "
+    "still.",
+    "Brier": "Mean over cases of the squared distance between probabilities and truth, summed over the classes (0 to 2; of two "
+    "classes or of yes and no, that of one, 0 to 1); lower is better.",
+}
 
 
 class Conventions(BaseModel):
@@ -82,21 +97,28 @@ class Conventions(BaseModel):
         return {
             "DSC": f"Per case, then mean; {_EMPTY_DSC[self.dsc_empty]}.",
             "HD95": f"In {self.hd95_unit}; {_MODE_HD95[self.hd95_mode]}; {_EMPTY_HD95[self.hd95_empty]}.",
-            "AUROC": "Pooled over cases; one class against the rest, plain mean over the classes.",
-            "balanced_accuracy": "Pooled over cases; mean recall of the classes.",
-            "accuracy": "Pooled over cases.",
+            **_CLASSES,
             "ci95": f"{self.interval}.",
         }
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is to be read: its unit, which way is better, and how cases become one number."""
+    """How a metric is to be read: its unit, which way is better, and how cases become one number.
+
+    Attributes:
+        unit: "" where it has none.
+        better: Which way.
+        aggregation: Mean of one number per case, or one number of all cases together.
+        summary: What it is.
+        main: Whether tables show it unasked; results hold them all.
+    """
 
     unit: str
     better: Literal["higher", "lower"]
     aggregation: Literal["case_mean", "pooled"]
     summary: str
+    main: bool = True
 
 
 METRICS: dict[str, Metric] = {
@@ -105,6 +127,12 @@ METRICS: dict[str, Metric] = {
     "AUROC": Metric("", "higher", "pooled", "area under the ROC curve, one class against the rest"),
     "balanced_accuracy": Metric("", "higher", "pooled", "mean recall of the classes"),
     "accuracy": Metric("", "higher", "pooled", "fraction of right answers"),
+    "AUPRC": Metric("", "higher", "pooled", "average precision, one class against the rest", main=False),
+    "F1_macro": Metric("", "higher", "pooled", "mean F1 of the classes", main=False),
+    "F1_micro": Metric("", "higher", "pooled", "F1 of all questions together", main=False),
+    "kappa": Metric("", "higher", "pooled", "Cohen's kappa with quadratic weights", main=False),
+    "ECE": Metric("", "lower", "pooled", "expected calibration error", main=False),
+    "Brier": Metric("", "lower", "pooled", "squared distance between probabilities and truth", main=False),
 }
 
 
@@ -114,6 +142,27 @@ def metric(name: str) -> Metric:
     if stem not in METRICS:
         raise ConfigError(message("metric", "be one of METRICS", repr(stem), do=nearest(stem, METRICS)))
     return METRICS[stem]
+
+
+def name_parts(name: str) -> tuple[str, str, str]:
+    """Metric, target and class of a pooled metric's name; "" for what it does not name.
+
+    >>> name_parts("AUROC/findings/Lung Lesion"), name_parts("AUROC/findings")
+    (('AUROC', 'findings', 'Lung Lesion'), ('AUROC', 'findings', ''))
+    """
+    stem, _, rest = name.partition("/")
+    target, _, label = rest.partition("/")
+    return stem, target, label
+
+
+def is_main(name: str) -> bool:
+    """Whether tables show a metric unasked: not those of single classes of a pooled metric, nor the lesser ones.
+
+    >>> is_main("AUROC/findings"), is_main("AUROC/findings/Mass"), is_main("ECE/findings"), is_main("DSC/WT")
+    (True, False, False, True)
+    """
+    of = metric(name)
+    return of.main and not (of.aggregation == "pooled" and name_parts(name)[2])
 
 
 def _checked(prediction: Mask, truth: Mask) -> tuple[Mask, Mask]:

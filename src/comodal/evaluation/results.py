@@ -114,6 +114,7 @@ class Results(Document):
         cases: One entry per case and subset.
         notes: What a reader must know about these data, e.g. that the files state no spacing.
         training: What the training cases lack; None in older files.
+        classes: {target of classes: its classes, in the order of the probabilities}; empty in older files.
     """
 
     owner: ClassVar[str] = "results"
@@ -130,6 +131,7 @@ class Results(Document):
     cases: tuple[CaseResult, ...] = ()
     notes: tuple[str, ...] = ()
     training: TrainingCases | None = None
+    classes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

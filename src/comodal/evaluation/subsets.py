@@ -213,8 +213,8 @@ def _table_row(settings: _Settings, subset: Subset, rows: Sequence[_Row], *, res
         labelled = [row.result for row in rows if target.name in (row.result.targets or {})]
         probabilities = np.array([(r.probabilities or {})[target.name] for r in labelled]).reshape(-1, len(target.classes))
         truth = as_columns([(r.targets or {})[target.name] for r in labelled], len(target.classes))
-        pooled = pooled_metrics(target, probabilities, truth, groups=[r.group for r in labelled], resamples=resamples)
-        metrics |= {name: value for name, value in pooled.items() if name.split("/")[0] in settings.metrics}
+        groups = [r.group for r in labelled]
+        metrics |= pooled_metrics(target, probabilities, truth, groups=groups, resamples=resamples, metrics=settings.metrics)
     return SubsetResult(present=subset, metrics=metrics)
 
 
@@ -304,6 +304,7 @@ def evaluate(
         ),
         cases=tuple(row.result for row in rows),
         notes=(*notes, *_restriction(method, use)),
+        classes={target.name: target.classes for target in settings.targets if not target.is_segmentation},
     )
 
 

@@ -43,7 +43,8 @@ class Contrast:
         value: Mean of the differences per case (pooled metrics: difference of the two values); None without common cases.
         ci95: 95 % interval over patients; None for too few of them.
         n: Cases that both have.
-        p_value: Wilcoxon signed-rank test over patients; None for pooled metrics and for fewer than two patients.
+        p_value: Two-sided, over patients: Wilcoxon signed-rank test, None for fewer than two; of pooled metrics, which have no
+            value per case, the paired bootstrap that made `ci95`, None for too few.
         p_holm: The same after Holm's correction over the rows and methods of this metric; of a subset minus all modalities,
             over the subsets of its method.
     """
@@ -71,12 +72,18 @@ class StudyRow:
         contrasts: {method: {metric: Contrast}}, without the reference; only where both methods have a value.
         drops: {method: {metric: Contrast}}: this subset minus all modalities, of the same method, on the cases that have all;
             only where there are some. Empty in the row of all modalities and in the average.
+        used: {method: those of `present` that it used in some case}, of methods whose results say so. Empty in the average.
     """
 
     present: tuple[str, ...]
     cells: Mapping[str, Mapping[str, Cell]]
     contrasts: Mapping[str, Mapping[str, Contrast]] = field(default_factory=dict)
     drops: Mapping[str, Mapping[str, Contrast]] = field(default_factory=dict)
+    used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def unused(self, method: str) -> tuple[str, ...]:
+        """What the method was given in this row and did not use in any case."""
+        return tuple(name for name in self.present if name not in self.used.get(method, self.present))
 
 
 @dataclass(frozen=True)

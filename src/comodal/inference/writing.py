@@ -32,11 +32,13 @@ class Written:
         subject: The id of the case.
         used: The modalities from which it was predicted.
         files: All files, label maps first, extras last.
+        unused: What was given as well, and not used.
     """
 
     subject: str
     used: tuple[str, ...]
     files: tuple[Path, ...]
+    unused: tuple[str, ...] = ()
 
 
 def on_grid(probabilities: NDArray[np.float32], source: Grid, target: Grid) -> Iterator[Map]:

@@ -62,6 +62,11 @@ class Classifier(Method):
         """All images, where they are channels of one network."""
         return (self.encoder.names,) if self.encoder.fusion == "channels" else ()
 
+    @property
+    def pretrained(self) -> Mapping[str, str]:
+        """Weights of the encoders."""
+        return self.encoder.pretrained(self.config.pretrained, "encoder")
+
     def stages(self) -> tuple[Stage, ...]:
         """One stage; the best weights on validation cases are kept."""
         config = self.config

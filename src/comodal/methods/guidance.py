@@ -309,7 +309,7 @@ class Guidance(Method):
             moments.update(truth, known)
         found = self.guide(self.inferior.join(latents, columns), columns)
         scale = moments.variance if self.config.standardise else None
-        terms = guide_terms(self.guide_losses, found, truth, known, scale=scale, head=self.head_superior)
+        terms = guide_terms(self.guide_losses, found, truth, known=known, scale=scale, head=self.head_superior)
         if isinstance(self.guide.critic, CosineCritic):
             rows = known.all(dim=1)  # estimates against latents; other patients of the batch are negatives
             groups = [group for group, kept in zip(batch.groups, rows.tolist(), strict=True) if kept]

@@ -203,7 +203,7 @@ def cosine_distance(estimate: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     return mean_over_processes(value, len(own))
 
 
-def gaussian_nll(estimate: Tensor, log_variance: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+def gaussian_nll(estimate: Tensor, log_variance: Tensor, truth: Tensor, *, known: Tensor) -> Tensor:
     """Negative log likelihood of a normal with the predicted mean and variance, without its constant.
 
     .. math:: (log s^2 + (z - e)^2 / s^2) / 2
@@ -221,7 +221,7 @@ def gaussian_nll(estimate: Tensor, log_variance: Tensor, truth: Tensor, known: T
     return masked_mean(0.5 * (log_variance + error * (-log_variance).exp()), known)
 
 
-def logit_distance(guessed: dict[str, Tensor], taught: dict[str, Tensor], targets: Sequence[Target], rows: Tensor) -> Tensor:
+def logit_distance(guessed: dict[str, Tensor], taught: dict[str, Tensor], targets: Sequence[Target], *, rows: Tensor) -> Tensor:
     """KL divergence of what a head says of the estimate from what it says of the truth, mean over rows and targets.
 
     Args:
@@ -248,8 +248,8 @@ def guide_terms(
     losses: Mapping[GuideLoss, float],
     found: tuple[Tensor, Tensor | None],
     truth: Tensor,
-    known: Tensor,
     *,
+    known: Tensor,
     scale: Tensor | None,
     head: ClassHeads,
 ) -> dict[str, Tensor]:
@@ -274,9 +274,9 @@ def guide_terms(
         elif name == "cosine":
             value = cosine_distance(estimate, truth, known)
         elif name == "heteroscedastic" and log_variance is not None:
-            value = gaussian_nll(estimate, log_variance, truth, known)
+            value = gaussian_nll(estimate, log_variance, truth, known=known)
         elif name == "logits":
-            value = logit_distance(head(estimate), head(truth), head.targets, known.all(dim=1))
+            value = logit_distance(head(estimate), head(truth), head.targets, rows=known.all(dim=1))
         else:
             continue
         terms[name] = weight * value

@@ -18,7 +18,7 @@ from comodal.batch import Batch
 from comodal.errors import ConfigError, message, nearest
 from comodal.method import MethodConfig, Problem
 from comodal.modality import Modality
-from comodal.networks.encoders import ImageEncoder, Slices
+from comodal.networks.encoders import ImageEncoder, Norm, Slices
 from comodal.networks.pooling import GatedAttention
 
 Fusion = Literal["latents", "channels"]
@@ -28,9 +28,10 @@ class EncoderConfig(MethodConfig):
     """Settings of encoders that several methods share."""
 
     encoder: str | dict[str, str] = Field(
-        "resnet18", description="of images and tiles: a name, or {modality: name}; see docs/methods/classifier.md"
+        "resnet18", description="of images and tiles: a name, or {modality: name}; see docs/encoders.md"
     )
     slices: Slices = Field("volume", description="volumes in 3-D, or slice by slice in 2-D and then their mean or attention")
+    norm: Norm = Field("batch", description="of encoders of images: batch normalisation, or group, which knows no other cases")
     pretrained: dict[str, str] = Field(
         {}, description="{modality: safetensors file, or id on the hub} of weights to start from"
     )
@@ -46,7 +47,7 @@ class VectorEncoder(nn.Module):
     def __init__(self, modality: Modality, units: int) -> None:
         super().__init__()
         self.features = units or modality.channels
-        self.rectified = units > 0
+        self.nonnegative = units > 0
         self.layer = nn.Sequential(nn.Linear(modality.channels, units), nn.ReLU()) if units else nn.Identity()
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -66,10 +67,12 @@ class BagEncoder(nn.Module):
 
     def __init__(self, modality: Modality, config: EncoderConfig, encoder: str) -> None:
         super().__init__()
-        self.items = ImageEncoder(encoder, 2, modality.channels) if modality.spatial_dims == 2 else None
+        self.items: ImageEncoder | None = None
+        if modality.spatial_dims == 2:
+            self.items = ImageEncoder(encoder, 2, modality.channels, norm=config.norm, modality=modality.name)
         size = modality.channels if self.items is None else self.items.features
         self.features = config.bag
-        self.rectified = True
+        self.nonnegative = True
         self.embed = nn.Sequential(nn.Linear(size, config.bag), nn.ReLU(), nn.Dropout(config.bag_dropout))
         self.attention = GatedAttention(config.bag, config.attention, dropout=config.bag_dropout)
 
@@ -110,10 +113,11 @@ class Latents(nn.Module):
         modalities = [problem.modality(name) for name in names]
         self.kinds = {m.name: m.kind for m in modalities}
         encoders = config.encoder if isinstance(config.encoder, dict) else dict.fromkeys(names, config.encoder)
-        for name in encoders:
-            if name not in problem.names:
-                do = nearest(name, problem.names)
-                raise ConfigError(message("method.encoder", "name modalities of the problem", repr(name), do=do))
+        for key, asked in (("encoder", encoders), ("pretrained", config.pretrained)):
+            for name in asked:
+                if name not in problem.names:
+                    do = nearest(name, problem.names)
+                    raise ConfigError(message(f"method.{key}", "name modalities of the problem", repr(name), do=do))
         default = type(config).model_fields["encoder"].default
         self.sizes: dict[str, int] = {}
         self.encoders = nn.ModuleDict()
@@ -122,7 +126,7 @@ class Latents(nn.Module):
             channels = sum(m.channels for m in modalities)
             first = modalities[0].name
             encoder = encoders.get(first, default)
-            self.encoders[first] = whole = ImageEncoder(encoder, problem.dims_of(first), channels, slices=config.slices)
+            self.encoders[first] = whole = _image_encoder(problem, first, config, encoder, channels=channels)
             self.sizes = {name: whole.features if name == first else 0 for name in names}
         else:
             self.fusion = "latents"
@@ -132,9 +136,36 @@ class Latents(nn.Module):
         self.size = sum(self.sizes.values())
 
     @property
-    def rectified(self) -> bool:
+    def nonnegative(self) -> bool:
         """Whether no latent can be negative."""
-        return all(bool(encoder.rectified) for encoder in self.encoders.values())
+        return all(bool(encoder.nonnegative) for encoder in self.encoders.values())
+
+    def pretrained(self, sources: Mapping[str, str], prefix: str) -> dict[str, str]:
+        """{parameter prefix: source} for `Method.pretrained`.
+
+        Args:
+            sources: {modality: file or id}, as `EncoderConfig.pretrained`; those of modalities that are not encoded here are
+                left out, since several `Latents` may share one configuration.
+            prefix: Under which these encoders are in the method, e.g. "encoder".
+
+        Returns:
+            The prefix of the image encoder of each.
+
+        Raises:
+            ConfigError: A modality that has no encoder of images.
+        """
+        found = {}
+        for name, source in sources.items():
+            if name not in self.names:
+                continue
+            encoder = dict(self.encoders.items()).get(name)
+            tiles = isinstance(encoder, BagEncoder) and encoder.items is not None
+            if not tiles and not isinstance(encoder, ImageEncoder):
+                have = [n for n, e in self.encoders.items() if isinstance(e, ImageEncoder) or getattr(e, "items", None)]
+                rule, do = "name modalities with an encoder of images", f"Encoders of images here: {', '.join(have) or 'none'}"
+                raise ConfigError(message("method.pretrained", rule, repr(name), do=do))
+            found[f"{prefix}.encoders.{name}" + (".items" if tiles else "")] = source
+        return found
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """{modality: (B, F)} of those that some row has, each from itself alone; zeros in rows that lack it.
@@ -185,11 +216,16 @@ def _rows(encoder: nn.Module, values: Tensor, rows: Tensor, size: int) -> Tensor
     return found.new_zeros(len(rows), size).index_put((rows,), found)
 
 
+def _image_encoder(problem: Problem, name: str, config: EncoderConfig, encoder: str, *, channels: int) -> ImageEncoder:
+    dims, patch = problem.dims_of(name), problem.patch_of(name)
+    return ImageEncoder(encoder, dims, channels, slices=config.slices, norm=config.norm, patch=patch, modality=name)
+
+
 def _encoder(
     problem: Problem, modality: Modality, config: EncoderConfig, encoder: str
 ) -> ImageEncoder | VectorEncoder | BagEncoder:
     if modality.kind == "image":
-        return ImageEncoder(encoder, problem.dims_of(modality.name), modality.channels, slices=config.slices)
+        return _image_encoder(problem, modality.name, config, encoder, channels=modality.channels)
     if modality.kind == "features":
         return VectorEncoder(modality, config.vector)
     if modality.kind == "bag":

@@ -44,16 +44,28 @@ def facts(groups: Mapping[str, Sequence[RunRecord]], table: StudyTable) -> Facts
         groups: {label of the method: its runs}.
         table: The combined table, for what the numbers themselves warn of.
     """
-    records = [record for runs in groups.values() for record in runs]
-    warnings = [(run_label(label, r), (*r.warnings, *r.notes)) for label, runs in groups.items() for r in runs]
+    single = each_once(groups)
+    records = [record for runs in single.values() for record in runs]
+    warnings = [(run_label(label, r), (*r.warnings, *r.notes)) for label, runs in single.items() for r in runs]
     warnings += [(label, empty_predictions(table, label)) for label in groups]
     return Facts(
         pairs=tuple(_pairs(records)),
         presence=_presence(records),
-        runs=_runs(groups),
+        runs=_runs(single),
         warnings=tuple((label, tuple(texts)) for label, texts in warnings if texts),
-        citations=tuple(_citations(groups)),
+        citations=tuple(_citations(single)),
     )
+
+
+def each_once(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, list[RunRecord]]:
+    """The groups with every run folder in the first alone that has it: several labels may be of the same runs."""
+    seen: set[PurePath] = set()
+    found: dict[str, list[RunRecord]] = {}
+    for label, runs in groups.items():
+        own = [record for record in runs if record.folder not in seen]
+        seen |= {record.folder for record in own}
+        found |= {label: own} if own else {}
+    return found
 
 
 def run_label(label: str, record: RunRecord) -> str:
@@ -155,7 +167,11 @@ def _inputs(record: RunRecord) -> str:
     data = section(record.config, "data")
     patch = data.get("patch")
     sizes = [*patch.values()] if isinstance(patch, Mapping) else [patch]  # one for each grid of images
-    size = " and ".join(" × ".join(map(str, side)) for side in sizes if isinstance(side, list) and side)
+    size = " and ".join(dict.fromkeys(" × ".join(map(str, side)) for side in sizes if isinstance(side, list) and side))
+    items = [item for item in record.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
+    dims = {item.get("spatial_dims") for item in items if item.get("name") in record.modalities} - {0, None}
+    if dims == {2}:
+        return f"pictures{f' of {size} pixels' if size else ''}"
     what = {2: "slices", 3: "volumes"}.get(data.get("spatial_dims") or 0, "")
     return f"{what}{f' in patches of {size} voxels' if size else ''}" if what else ""
 

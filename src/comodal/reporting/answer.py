@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from comodal.evaluation.metrics import name_parts
 from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
-from comodal.reporting.tables import heading, interval, number, p_text, primary_metric
+from comodal.reporting.tables import heading, interval, is_of_classes, number, p_text, primary_metric, shown_metrics
 
 MOST_IN_WORDS = 3  # of more methods, only what stands out is said
 
@@ -24,12 +25,34 @@ def answer(table: StudyTable, *, split: str = "test") -> str:
     if metric is None:
         return "Not evaluated yet: the runs below were trained, but no result was written (comodal evaluate)."
     if len([method for method in table.methods if table.runs.get(method)]) > MOST_IN_WORDS:
-        return _many(table, metric, split)
+        return " ".join(part for part in (_many(table, metric, split), _targets(table, metric)) if part)
     parts = [_compared(table, method, metric, split) for method in table.methods[1:] if table.runs.get(method)]
     if not parts:
         parts = [_overall(table, table.reference, metric, split)]
-    parts += [_extremes(table, metric)]
+    parts += [_extremes(table, metric), _targets(table, metric)]
     return " ".join(part for part in parts if part)
+
+
+def _targets(table: StudyTable, metric: str) -> str:
+    """Of several targets of classes: the range of a single method, or in how many of them a method clearly differs."""
+    if not is_of_classes(metric) or table.average is None:
+        return ""
+    names = shown_metrics(table, stem=metric.partition("/")[0])
+    if len(names) < 2:
+        return ""
+    if len(table.methods) == 1:
+        cells = {name: table.average.cells[table.reference].get(name, Cell("not run")) for name in names}
+        known = sorted((cell.value, name) for name, cell in cells.items() if cell.state == "value")
+        ends = [f"{number(value, name)} ({name_parts(name)[1]})" for value, name in known[:: max(len(known) - 1, 1)]]
+        return f"Over the {len(known)} targets it goes from {' to '.join(ends)}." if len(known) > 1 else ""
+    texts = []
+    for method, by in table.average.contrasts.items():
+        known_of = [by[name] for name in names if name in by and by[name].value is not None]
+        clear = [contrast.value or 0.0 for contrast in known_of if contrast.clear]
+        higher, lower = sum(value > 0 for value in clear), sum(value < 0 for value in clear)
+        counts = f"clearly higher in {higher} and clearly lower in {lower} of {len(known_of)} targets"
+        texts += [f"Against {table.reference}, {method} is {counts}."] if len(known_of) > 1 else []
+    return " ".join(texts)
 
 
 def _many(table: StudyTable, metric: str, split: str) -> str:
@@ -82,7 +105,9 @@ def _overall(table: StudyTable, method: str, metric: str, split: str) -> str:
     if table.average is None or table.average.cells[method].get(metric, Cell("not run")).state != "value":
         return ""
     cell = table.average.cells[method][metric]
-    return f"{method} reaches a {_name(table, metric)} of {_value(cell, metric)} on {_cases(cell.n, split)}, {_rows(table)}."
+    name = _name(table, metric)
+    a = "an" if name[:1] in "AEIOU" else "a"
+    return f"{method} reaches {a} {name} of {_value(cell, metric)} on {_cases(cell.n, split)}, {_rows(table)}."
 
 
 def _rows(table: StudyTable) -> str:
@@ -131,6 +156,8 @@ def _extremes(table: StudyTable, metric: str) -> str:
         if len(rows) < 2:
             continue
         best, worst = (_pick(rows, method, metric, sign) for sign in (1, -1))
+        if best.cells[method][metric].value == worst.cells[method][metric].value:
+            continue  # what else is given changes nothing
         texts.append(
             f"{method} is best from {_words(best.present)} ({_value(best.cells[method][metric], metric)}) "
             f"and worst from {_words(worst.present)} ({_value(worst.cells[method][metric], metric)})"

@@ -6,25 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comodal.evaluation.drops import drop_note, has_drops
+from comodal.evaluation.metrics import name_parts
 from comodal.evaluation.table import Contrast, StudyRow, StudyTable
+from comodal.reporting.class_tables import class_drops
+from comodal.reporting.page_tables import WIDEST, PageRow, PageTable, page_contrast
 from comodal.reporting.tables import (
-    WIDEST,
-    PageRow,
-    PageTable,
     PlainTable,
     contrast_text,
     dots,
     heading,
-    page_contrast,
+    is_of_classes,
     plain_markdown,
     primary_metric,
+    shown_metrics,
 )
 
 
-def drop_metric(table: StudyTable) -> str | None:
-    """The primary metric where any subset could be compared with all modalities; None: there is no such table."""
-    metric = primary_metric(table)
-    return metric if metric is not None and has_drops(table, metric) else None
+def drop_metrics(table: StudyTable) -> tuple[str, ...]:
+    """The primary metric, of each target of classes, where any subset could be compared with all modalities."""
+    primary = primary_metric(table)
+    if primary is None:
+        return ()
+    same = shown_metrics(table, stem=primary.partition("/")[0]) if is_of_classes(primary) else (primary,)
+    return tuple(metric for metric in same if has_drops(table, metric))
 
 
 def drop_table(table: StudyTable) -> PlainTable | None:
@@ -34,20 +38,27 @@ def drop_table(table: StudyTable) -> PlainTable | None:
         table: As `combine` makes it.
 
     Returns:
-        Columns: one per modality, n, then one per method; None where no subset could be compared. n: cases that have all
-        modalities; in the row of these every method has a dash.
+        Columns: the target where there are several, one per modality, n, then one per method; None where no subset could be
+        compared. n: cases that have all modalities; in the row of these every method has a dash.
     """
-    metric = drop_metric(table)
-    if metric is None:
+    metrics = drop_metrics(table)
+    if not metrics:
         return None
-    columns = (*table.modalities, "n", *(f"{method} {metric} minus all" for method in table.methods))
+    several = len(metrics) > 1
+    what = metrics[0].partition("/")[0] if several else metrics[0]
+    columns = (*table.modalities, "n", *(f"{method} {what} minus all" for method in table.methods))
     rows = []
-    for row in table.rows:
-        n, found = _compared(row, table, metric)
-        texts = (contrast_text(drop, metric, n=n) for drop in found)
-        rows.append((*dots(row, table), "" if n is None else str(n), *texts))
+    for metric in metrics:
+        for row in table.rows:
+            n, found = _compared(row, table, metric)
+            if several and n is None:
+                continue  # of many targets, only what can be compared
+            texts = (contrast_text(drop, metric, n=n) for drop in found)
+            keys = [name_parts(metric)[1]] if several else []
+            rows.append((*keys, *dots(row, table), "" if n is None else str(n), *texts))
     notes = [f"{note[0].upper()}{note[1:]}." for note in table.notes]
-    return PlainTable(columns, tuple(rows), " ".join([drop_caption(table, metric), *notes]))
+    said = " ".join([drop_caption(table, metrics[0], name=what), *notes])
+    return PlainTable(("target", *columns) if several else columns, tuple(rows), said)
 
 
 def drop_markdown(table: StudyTable) -> str:
@@ -56,21 +67,28 @@ def drop_markdown(table: StudyTable) -> str:
     return "" if plain is None else plain_markdown(plain)
 
 
-def drop_caption(table: StudyTable, metric: str) -> str:
-    """What the numbers of the table are, in sentences, without the notes of `table`: the page has them already."""
+def drop_caption(table: StudyTable, metric: str, *, name: str | None = None) -> str:
+    """What the numbers of the table are, in sentences, without the notes of `table`: the page has them already.
+
+    Args:
+        table: With differences from all modalities.
+        metric: Whose.
+        name: What it is called, where it stands for several of its kind.
+    """
     parts = ["Difference [95 % interval over patients]; n: cases that have all modalities."]
     if any(count > 1 for count in table.runs.values()):
         parts.append("Each case is first averaged over the runs (seeds or folds) of a method that have both.")
-    return " ".join([*parts, drop_note(table, metric)])
+    return " ".join([*parts, drop_note(table, metric, name=name)])
 
 
 def drop_document(table: StudyTable) -> list[dict[str, Any]] | None:
-    """The same for machines: one entry per subset and method that could be compared; None where there is none."""
-    metric = drop_metric(table)
-    if metric is None:
+    """The same for machines: one entry per subset, method and target that could be compared; None where there is none."""
+    metrics = drop_metrics(table)
+    if not metrics:
         return None
     return [
         {"method": method, "present": list(row.present), "metric": metric, **_plain(row.drops[method][metric])}
+        for metric in metrics
         for row in table.rows
         for method in table.methods
         if metric in row.drops.get(method, {})
@@ -78,13 +96,22 @@ def drop_document(table: StudyTable) -> list[dict[str, Any]] | None:
 
 
 def page_drops(table: StudyTable) -> Mapping[str, Any] | None:
-    """The section of the page: `tables` (as many methods side by side as fit), `caption`, and the `metric` as one writes it."""
-    metric = drop_metric(table)
-    if metric is None:
+    """The section of the page: `tables`, `caption`, and the `metric` as one writes it.
+
+    As many methods side by side as fit; of several targets of classes, these stand side by side and methods in rows.
+    """
+    metrics = drop_metrics(table)
+    if not metrics:
         return None
-    chunks = [table.methods[i : i + WIDEST] for i in range(0, len(table.methods), WIDEST)]
+    if len(metrics) > 1:
+        name = metrics[0].partition("/")[0]
+        chunks = [metrics[i : i + WIDEST] for i in range(0, len(metrics), WIDEST)]
+        tables = [class_drops(table, chunk) for chunk in chunks]
+        return {"tables": tables, "caption": drop_caption(table, metrics[0], name=name), "metric": heading(name)}
+    (metric,) = metrics
     name = heading(metric, table=table)
-    tables = [_page_table(table, metric, f"{name}, minus all modalities", methods) for methods in chunks]
+    parts = [table.methods[i : i + WIDEST] for i in range(0, len(table.methods), WIDEST)]
+    tables = [_page_table(table, metric, f"{name}, minus all modalities", methods) for methods in parts]
     return {"tables": tables, "caption": drop_caption(table, metric), "metric": name}
 
 

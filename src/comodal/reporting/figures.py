@@ -13,11 +13,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from comodal.evaluation.table import Cell, StudyTable
-from comodal.reporting.tables import heading
+from comodal.reporting.tables import answered, heading, is_of_classes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 METHOD_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_ONE_COLUMN = 4  # panels up to which they stand one below the other
 LEGEND_COLUMNS = 6  # of names in one line
 INK, SOFT, FAINT = "#1c2024", "#6b7480", "#d9dde2"
 
@@ -118,33 +119,42 @@ def subset_figure(table: StudyTable, metrics: Sequence[str], *, salt: str = "sub
     Returns:
         An inline `<svg>` element.
     """
-    count = max(len(table.rows), 1)
+    of_classes = all(map(is_of_classes, metrics))  # whose tables leave out what nobody predicts from
+    rows = tuple(row for row in table.rows if answered(row) or not of_classes) or table.rows
+    table, count = replace(table, rows=rows), max(len(rows), 1)
     matrix = 0.21 * len(table.modalities) + 0.1
+    columns = 1 if len(metrics) <= _ONE_COLUMN else 2
+    panels = math.ceil(len(metrics) / columns)
     panel = 1.75 if len(metrics) > 1 else 2.6
     with style(salt):
-        figure = new_figure(11.0, panel * len(metrics) + matrix + 0.55)
-        ratios = [panel] * len(metrics) + [matrix]
-        axes = figure.subplots(
-            len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios, "hspace": 0.12}
-        )[:, 0]
-        for axis, metric in zip(axes, metrics, strict=False):
-            _metric_panel(axis, table, metric)
-        _presence_matrix(axes[-1], table)
-        axes[0].set_xlim(-0.6, count - 0.4)
+        figure = new_figure(11.0, panel * panels + matrix + 0.55)
+        ratios = [panel] * panels + [matrix]
+        how = {"height_ratios": ratios, "hspace": 0.12 if columns == 1 else 0.3, "wspace": 0.2}
+        axes = figure.subplots(len(ratios), columns, sharex=True, squeeze=False, gridspec_kw=how)
+        for k in range(panels * columns):
+            axis = axes[k % panels, k // panels]
+            if k < len(metrics):
+                _metric_panel(axis, table, metrics[k], titled=columns > 1)
+            else:
+                axis.set_axis_off()
+        for axis in axes[-1]:
+            _presence_matrix(axis, table)
+        axes[0, 0].set_xlim(-0.6, count - 0.4)
         if len(table.methods) > 1:
-            axes[0].legend(
+            axes[0, 0].legend(
                 loc="lower left",
-                bbox_to_anchor=(0.0, 1.0),
+                bbox_to_anchor=(0.0, 1.0 if columns == 1 else 1.12),
                 ncols=min(len(table.methods), LEGEND_COLUMNS),
                 frameon=False,
                 borderaxespad=0.2,
             )
         head = 0.32 + 0.2 * ((len(table.methods) - 1) // LEGEND_COLUMNS)  # inches, for each line of the legend
+        head += 0.2 if columns > 1 else 0.0
         figure.subplots_adjust(left=0.075, right=0.995, top=1 - head / figure.get_figheight(), bottom=0.02)
         return svg(figure, salt)
 
 
-def _metric_panel(axis: Axes, table: StudyTable, metric: str) -> None:
+def _metric_panel(axis: Axes, table: StudyTable, metric: str, *, titled: bool = False) -> None:
     shift = min(0.16, 0.6 / max(len(table.methods), 1))
     for row in range(1, len(table.rows), 2):
         axis.axvspan(row - 0.5, row + 0.5, color="#f4f6f8", linewidth=0, zorder=0)
@@ -161,7 +171,10 @@ def _metric_panel(axis: Axes, table: StudyTable, metric: str) -> None:
         axis.set_ylim(0, max([v for v in high if math.isfinite(v)], default=1.0) * 1.05)
     axis.grid(axis="y", color=FAINT, linewidth=0.6)
     axis.set_axisbelow(True)
-    axis.set_ylabel(heading(metric, table=table))
+    if titled:
+        axis.set_title(heading(metric, table=table), fontsize=8.5, loc="left", pad=3)
+    else:
+        axis.set_ylabel(heading(metric, table=table))
     axis.tick_params(axis="x", length=0, labelbottom=False)
 
 

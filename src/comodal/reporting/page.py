@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from comodal.data.atomic import replacing
 from comodal.evaluation.comparison import combine
+from comodal.evaluation.metrics import METRICS, is_main
 from comodal.evaluation.results import MetricValue, Results
 from comodal.evaluation.statistics import TOO_FEW, TOO_NARROW
 from comodal.evaluation.table import StudyTable
-from comodal.reporting.about import facts, run_label
+from comodal.reporting.about import each_once, facts, run_label
 from comodal.reporting.answer import MOST_IN_WORDS, answer
+from comodal.reporting.class_sections import class_sections
+from comodal.reporting.class_tables import class_tables
 from comodal.reporting.drops import page_drops
+from comodal.reporting.page_tables import page_tables
 from comodal.reporting.pictures import pictures
 from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section
-from comodal.reporting.tables import caption, heading, page_tables, shown_metrics
+from comodal.reporting.tables import answered, caption, heading, is_of_classes, left_out_note, primary_metric, shown_metrics
 
 _MOST_ROWS_NOT_RUN = 5  # modalities up to which every subset has a row, evaluated or not
 _MOST_CURVES = 12
 
 
 def write_page(
-    run_folders: Sequence[Path | str] | Mapping[str, Sequence[Path | str]], out: Path | str, *, title: str | None = None
+    run_folders: Sequence[Path | str] | Mapping[str, Sequence[Path | str]],
+    out: Path | str,
+    *,
+    title: str | None = None,
+    results: Mapping[str, Sequence[Results]] | None = None,
 ) -> Path:
     """Writes the page.
 
@@ -32,6 +41,8 @@ def write_page(
             method is the one with which the others are compared.
         out: The HTML file; its folder is made.
         title: Heading; by default method and cohort.
+        results: {label: one result for each of its run folders}, for labels of one's own: these are shown, and not what lies in
+            the folders. Several labels can then be of the same runs.
 
     Returns:
         `out`.
@@ -41,6 +52,7 @@ def write_page(
     """
     if isinstance(run_folders, Mapping):
         groups = {label: [read_run(run) for run in find_runs(folders)] for label, folders in run_folders.items()}
+        groups = groups if results is None else _showing(groups, results)
     else:
         groups = group([read_run(run) for run in find_runs(run_folders)])
     html = render(groups, title=title)
@@ -48,6 +60,16 @@ def write_page(
     with replacing(out) as file:
         file.write(html.encode())
     return out
+
+
+def _showing(groups: Mapping[str, Sequence[RunRecord]], results: Mapping[str, Sequence[Results]]) -> dict[str, list[RunRecord]]:
+    """The same runs with one result each, all under one name: that of the first, and its split where others have others."""
+    names = list(dict.fromkeys(result.split for label in groups for result in results[label]))
+    name = names[0] if len(names) == 1 else names[0].partition(".")[0]
+    return {
+        label: [replace(record, results={name: result}) for record, result in zip(records, results[label], strict=True)]
+        for label, records in groups.items()
+    }
 
 
 def group(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -108,6 +130,9 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
     about = facts(groups, table)
     part = split.partition(".")[0]  # a restricted evaluation is named after a dot
     joint, own = pictures(groups, split)
+    lesser = [name for name, metric in METRICS.items() if not metric.main]
+    more = _table(groups, split, metrics=lesser)
+    classes = class_tables(table, more)
     cohort = next((r.cohort for record in records for r in record.results.values()), "")
     return {
         "title": title
@@ -119,6 +144,10 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
         "split": part,
         "complete": _complete(table),
         "tables": page_tables(table),
+        "classes": classes,
+        "left_out": left_out_note(classes.left_out),
+        "unused": any(row.unused(method) for row in table.rows for method in table.methods),
+        "targets": class_sections(groups, table, split),
         "table_caption": caption(table),
         "drops": page_drops(table),
         "several": len(groups) > 1,
@@ -129,7 +158,7 @@ def _content(groups: Mapping[str, Sequence[RunRecord]], title: str | None) -> di
         "messages": _messages(groups),
         "weights": _weights(groups, part),
         "curves": _curves(groups),
-        "conventions": _conventions(records, split, table),
+        "conventions": _conventions(records, split, (*table.metrics, *more.metrics)),
         "notes": _notes(records, split, table),
         "average_of": len(table.averaged),
     }
@@ -146,7 +175,7 @@ def _quiet(records: Sequence[RunRecord], table: StudyTable) -> str:
     )
 
 
-def _table(groups: Mapping[str, Sequence[RunRecord]], split: str) -> StudyTable:
+def _table(groups: Mapping[str, Sequence[RunRecord]], split: str, *, metrics: Sequence[str] | None = None) -> StudyTable:
     apart = len({r.cohort_hash for runs in groups.values() for r in runs}) > 1 and _is_own(split)
     results = {
         label: [_named_apart(r.results[split], r) if apart else r.results[split] for r in runs if split in r.results]
@@ -156,7 +185,7 @@ def _table(groups: Mapping[str, Sequence[RunRecord]], split: str) -> StudyTable:
     asked = {frozenset(row.present) for some in results.values() for result in some for row in result.subsets}
     if asked == {frozenset(names)} or len(names) > _MOST_ROWS_NOT_RUN:  # all together alone: one row, and a sentence
         names = []
-    return combine(results, modalities=names or None)
+    return combine(results, modalities=names or None, metrics=metrics)
 
 
 def _complete(table: StudyTable) -> bool:
@@ -179,7 +208,10 @@ def _named_apart(results: Results, record: RunRecord) -> Results:
 def _subset_figure(table: StudyTable) -> dict[str, str] | None:
     from comodal.reporting.figures import subset_figure
 
-    metrics = [name for name in shown_metrics(table) if not name.startswith("HD95")]
+    metrics = [name for name in shown_metrics(table) if not name.startswith("HD95") and not is_of_classes(name)]
+    first = primary_metric(table)
+    if first is not None and is_of_classes(first) and (metrics or len(table.methods) * sum(map(answered, table.rows)) > 1):
+        metrics += shown_metrics(table, stem=first.partition("/")[0])
     if not metrics or not table.modalities:
         return None
     return {
@@ -191,7 +223,7 @@ def _subset_figure(table: StudyTable) -> dict[str, str] | None:
 def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, Any] | None:
     from comodal.reporting.figures import curves_figure
 
-    runs = {f"{run_label(label, r)} ({r.folder.name})": r.events for label, rs in groups.items() for r in rs}
+    runs = {f"{run_label(label, r)} ({r.folder.name})": r.events for label, rs in each_once(groups).items() for r in rs}
     runs = {label: events for label, events in runs.items() if any(e.get("event") == "step" for e in events)}
     if not runs:
         return None
@@ -204,7 +236,7 @@ def _messages(groups: Mapping[str, Sequence[RunRecord]]) -> list[dict[str, Any]]
     from comodal.reporting.messages import messages_figure, messages_of
 
     found: list[dict[str, Any]] = []
-    for label, runs in groups.items():
+    for label, runs in each_once(groups).items():
         messages = messages_of([record.events for record in runs])
         if messages is not None:
             logged = sum(messages_of([record.events]) is not None for record in runs)
@@ -227,9 +259,9 @@ def _weights(groups: Mapping[str, Sequence[RunRecord]], part: str) -> list[dict[
     return found
 
 
-def _conventions(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[tuple[str, str]]:
-    stems = {name.partition("/")[0] for name in table.metrics} | {"ci95"}
-    names = {"ci95": "Intervals", "balanced_accuracy": "balanced accuracy"}
+def _conventions(records: Sequence[RunRecord], split: str, metrics: Sequence[str]) -> list[tuple[str, str]]:
+    stems = {name.partition("/")[0] for name in metrics} | {"ci95"}
+    names = {"ci95": "Intervals"} | {stem: stem.replace("_", " ") for stem in stems - {"ci95"}}
     found: dict[tuple[str, str], None] = {}
     for record in records:
         if split in record.results:
@@ -241,7 +273,7 @@ def _conventions(records: Sequence[RunRecord], split: str, table: StudyTable) ->
 def _notes(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[str]:
     """What a reader must know about these numbers: notes of the results and of single metrics, each once."""
     notes: dict[str, None] = {}
-    shown = shown_metrics(table)
+    shown = [name for name in shown_metrics(table) if is_main(name)]
     for record in records:
         result = record.results.get(split)
         if result is not None:

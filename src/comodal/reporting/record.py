@@ -17,6 +17,7 @@ from typing import Any
 from comodal.errors import RunError, message
 from comodal.evaluation.results import Results
 from comodal.methods import METHODS
+from comodal.modality import Target
 
 PARTS = ("train", "val", "test")
 _PREFERRED = ("test", "val", "all", "train")
@@ -68,6 +69,20 @@ class RunRecord:
         chosen = section(self.config, "data").get("modalities")
         every = [str(item.get("name")) for item in self.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
         return tuple(name for name in every if not isinstance(chosen, list) or name in chosen)
+
+    @property
+    def class_targets(self) -> tuple[Target, ...]:
+        """Targets of classification that the run predicts, with their classes."""
+        chosen = section(self.config, "data").get("targets")
+        items = [item for item in self.cohort_meta.get("targets") or [] if isinstance(item, Mapping)]
+        return tuple(
+            Target(str(item.get("name")), item["kind"], tuple(map(str, item.get("classes") or ())))
+            for item in items
+            if item.get("kind") in ("class", "ordinal", "multilabel")
+            and item.get("classes")
+            and len(set(map(str, item["classes"]))) == len(item["classes"])
+            and (not isinstance(chosen, list) or item.get("name") in chosen)
+        )
 
     @property
     def cohort_hash(self) -> str:

@@ -1,21 +1,20 @@
-"""The all-subsets table for a terminal, for Markdown and for the page. Every number stands with its interval and its n."""
+"""The all-subsets table for a terminal and for Markdown. Every number stands with its interval and its n."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.drops import drop_note, has_drops, no_full_note
-from comodal.evaluation.metrics import METRICS
+from comodal.evaluation.metrics import METRICS, is_main, name_parts
 from comodal.evaluation.results import Results
 from comodal.evaluation.table import Cell, Contrast, StudyRow, StudyTable
 
 Source: TypeAlias = "Results | Sequence[Results] | Mapping[str, Sequence[Results]] | StudyTable"
-FILLED, EMPTY = "●", "○"
-WIDEST = 12  # columns of numbers that fit on a laptop and on paper
+FILLED, EMPTY, UNUSED = "●", "○", "◐"
 MOST_IN_ONE = 3  # methods whose differences stand beside their values in Markdown
 
 
@@ -27,47 +26,13 @@ class PlainTable:
         columns: Headings.
         rows: One string per column.
         caption: What the numbers are; a few sentences.
+        keys: How many of the first columns say what a row is, rather than a number of it.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
-
-
-@dataclass(frozen=True)
-class PageCell:
-    """A cell of the page: the number, what stands small beside and below it, and how it looks."""
-
-    main: str
-    below: str = ""
-    beside: str = ""
-    look: Literal["value", "difference", "clear", "none"] = "value"
-
-
-@dataclass(frozen=True)
-class PageRow:
-    """A row of the page: which modalities there are, n, and the cells. `dots` is empty in the row of the average."""
-
-    dots: tuple[bool, ...]
-    name: str
-    n: str
-    cells: tuple[PageCell, ...]
-
-
-@dataclass(frozen=True)
-class PageTable:
-    """A table of the page: `groups` of (heading, number of columns) stand above `columns`."""
-
-    title: str
-    groups: tuple[tuple[str, int], ...]
-    columns: tuple[str, ...]
-    modalities: tuple[str, ...]
-    rows: tuple[PageRow, ...]
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Index of the first column of each group."""
-        return tuple(sum(span for _, span in self.groups[:i]) for i in range(len(self.groups)))
+    keys: int = 1
 
 
 def as_table(source: Source) -> StudyTable:
@@ -84,17 +49,38 @@ def as_table(source: Source) -> StudyTable:
     return combine(by_method)
 
 
+def is_of_classes(metric: str) -> bool:
+    """Whether it is a metric of classification, pooled over cases.
+
+    >>> is_of_classes("AUROC/diagnosis"), is_of_classes("DSC/WT")
+    (True, False)
+    """
+    return METRICS[metric.partition("/")[0]].aggregation == "pooled"
+
+
+def class_targets(metrics: Sequence[str]) -> tuple[str, ...]:
+    """The targets of classification that metrics speak of, in their order.
+
+    >>> class_targets(["AUROC/diagnosis", "AUROC/diagnosis/MEL", "accuracy/streaks", "DSC/WT"])
+    ('diagnosis', 'streaks')
+    """
+    return tuple(dict.fromkeys(name_parts(name)[1] for name in metrics if is_of_classes(name)))
+
+
 def shown_metrics(table: StudyTable, *, stem: str | None = None) -> tuple[str, ...]:
     """Metrics worth a column: by name, regions in order; the mean over regions only where there are several.
+
+    Metrics of a single class are left out: the page has a table of its own for them.
 
     Args:
         table: Whose metrics.
         stem: Only this one ("DSC").
     """
-    stems = dict.fromkeys(name.partition("/")[0] for name in table.metrics)
+    every = [name for name in table.metrics if not is_of_classes(name) or not name_parts(name)[2]]
+    stems = dict.fromkeys(name.partition("/")[0] for name in every)
     out = []
     for each in [stem] if stem else stems:
-        names = [name for name in table.metrics if name.partition("/")[0] == each]
+        names = [name for name in every if name.partition("/")[0] == each]
         regions = [name for name in names if not name.endswith("/mean")]
         out += regions if len(regions) == 1 else regions + [name for name in names if name.endswith("/mean")]
     return tuple(out)
@@ -186,25 +172,67 @@ def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> P
     """
     table = as_table(source)
     chosen = tuple(metrics) if metrics is not None else _default_metrics(table)
-    pairs = [(metric, method) for metric in chosen for method in table.methods]
-    several = len(table.methods) > 1
-    columns = [f"{method} {metric}" if several else metric for metric, method in pairs]
-    differences = [(metric, method) for metric in chosen for method in table.methods[1:]]
-    columns += [f"{method} - {table.reference} {metric}" for metric, method in differences]
+    if metrics is None and len(class_targets(chosen)) == len({name.partition("/")[2] for name in chosen}) > 1:
+        return _by_target(table, chosen)
     primary = primary_metric(table)
-    lost = primary if not several and primary in chosen and has_drops(table, primary) else None
-    place = 0 if lost is None else chosen.index(lost) + 1
-    columns[place:place] = [] if lost is None else ["minus all"]
+    lost = len(table.methods) == 1 and primary is not None and primary in chosen and has_drops(table, primary)
     rows = []
-    for row in _rows(table):
+    for row in rows_of(table):
         n = row_n(row, chosen)
-        texts = [_cell_of(row, method, metric, n) for metric, method in pairs]
-        texts += [contrast_text(row.contrasts.get(method, {}).get(metric), metric, n=n) for metric, method in differences]
-        if lost is not None:
-            texts.insert(place, contrast_text(row.drops.get(table.reference, {}).get(lost), lost, n=n))
+        texts = _numbers(table, row, chosen, n, primary if lost else None)
         rows.append((*dots(row, table), "" if n is None else str(n), *texts))
-    said = caption(table) + ("" if lost is None else f" {drop_note(table, lost)}")
-    return PlainTable((*table.modalities, "n", *columns), tuple(rows), said)
+    said = caption(table) + (f" {drop_note(table, primary)}" if lost and primary is not None else "")
+    columns = (*table.modalities, "n", *_number_columns(table, chosen, primary if lost else None))
+    return PlainTable(columns, tuple(rows), said, len(table.modalities) + 1)
+
+
+def _number_columns(table: StudyTable, metrics: Sequence[str], lost: str | None) -> list[str]:
+    several = len(table.methods) > 1
+    columns = [f"{method} {metric}" if several else metric for metric in metrics for method in table.methods]
+    columns += [f"{method} - {table.reference} {metric}" for metric in metrics for method in table.methods[1:]]
+    if lost is not None:
+        columns.insert(metrics.index(lost) + 1, "minus all")
+    return columns
+
+
+def _numbers(table: StudyTable, row: StudyRow, metrics: Sequence[str], n: int | None, lost: str | None) -> list[str]:
+    """The cells under `_number_columns`."""
+    texts = [_cell_of(row, method, metric, n) for metric in metrics for method in table.methods]
+    differences = [(metric, row.contrasts.get(method, {})) for metric in metrics for method in table.methods[1:]]
+    texts += [contrast_text(by.get(metric), metric, n=n) for metric, by in differences]
+    if lost is not None:
+        texts.insert(metrics.index(lost) + 1, contrast_text(row.drops.get(table.reference, {}).get(lost), lost, n=n))
+    return texts
+
+
+def _by_target(table: StudyTable, metrics: Sequence[str]) -> PlainTable:
+    """Of several targets of classes: their rows one below the other, a column for each kind of metric."""
+    stems, targets = tuple(dict.fromkeys(name.partition("/")[0] for name in metrics)), class_targets(metrics)
+    shown = [row for row in rows_of(table) if answered(row)] or rows_of(table)
+    lost = next((f"{stems[0]}/{t}" for t in targets if has_drops(table, f"{stems[0]}/{t}")), None)
+    lost = lost if len(table.methods) == 1 else None
+    rows: list[tuple[str, ...]] = []
+    for target in targets:
+        names = [f"{stem}/{target}" for stem in stems]
+        for row in shown:
+            n = row_n(row, names)
+            texts = _numbers(table, row, names, n, names[0] if lost is not None else None)
+            rows.append((target, *dots(row, table), "" if n is None else str(n), *texts))
+    said = [caption(table), *([drop_note(table, lost, name=stems[0])] if lost is not None else [])]
+    said += [left_out_note([row for row in table.rows if row not in shown])]
+    columns = ("target", *table.modalities, "n", *_number_columns(table, stems, None if lost is None else stems[0]))
+    return PlainTable(columns, tuple(rows), " ".join(text for text in said if text), len(table.modalities) + 2)
+
+
+def answered(row: StudyRow) -> bool:
+    """Whether any method was run on the subset and can predict from it."""
+    return any(cell.state in ("value", "no cases") for by in row.cells.values() for cell in by.values())
+
+
+def left_out_note(rows: Sequence[StudyRow]) -> str:
+    """Which rows a table does not show; "" for none."""
+    names = ", ".join(" + ".join(row.present) for row in rows)
+    return f"Left out, since no method that was run predicts from it: {names}." if rows else ""
 
 
 def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> str:
@@ -219,7 +247,7 @@ def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> s
     """
     table = as_table(source)
     plain = terminal_table(table, metrics=metrics)
-    keys, width, methods = len(table.modalities) + 1, len(plain.columns), len(table.methods)
+    keys, width, methods = plain.keys, len(plain.columns), len(table.methods)
     values = keys + (width - keys) * methods // (2 * methods - 1)  # of M methods there are M - 1 differences
     parts = [range(values), [*range(keys), *range(values, width)]] if methods > MOST_IN_ONE else [range(width)]
     grids = [_grid([[line[i] for i in part] for line in (plain.columns, *plain.rows)]) for part in parts]
@@ -242,6 +270,7 @@ def caption(table: StudyTable) -> str:
     runs = {method: count for method, count in table.runs.items() if count}
     parts = ["Value [95 % interval over patients]; n: cases that have all modalities of the row."]
     parts += [f"{note[0].upper()}{note[1:]}." for note in table.notes]
+    parts += [f"{note}{f' ({UNUSED})' if len(table.methods) == 1 else ''}." for note in used_notes(table)]
     if any(count > 1 for count in runs.values()):
         counts = ", ".join(f"{method} {count}" for method, count in runs.items())
         parts.append(f"Each case is first averaged over the runs (seeds or folds) of a method: {counts}.")
@@ -252,12 +281,11 @@ def caption(table: StudyTable) -> str:
             f"Average: plain mean over {which} subsets{'' if len(table.averaged) == total else ' that every method has'}."
         )
     if len(table.methods) > 1:
-        parts.append(
-            f"Differences are per case, on common cases, minus {table.reference}; "
-            f"p: Wilcoxon signed-rank test over patients, {_corrected_over(table)}."
-        )
-        if any(METRICS[name.partition("/")[0]].aggregation == "pooled" for name in table.metrics):
-            parts.append("Pooled metrics have no value per case: their difference has an interval and no p.")
+        pooled, kinds = "paired bootstrap over patients", {is_of_classes(name) for name in table.metrics}
+        per_case = "Wilcoxon signed-rank test over patients"
+        tests = pooled if kinds == {True} else f"{per_case} (of pooled metrics: {pooled})" if True in kinds else per_case
+        how = "on common cases" if kinds == {True} else "per case, on common cases"
+        parts.append(f"Differences are {how}, minus {table.reference}; p: {tests}, {_corrected_over(table)}.")
     return " ".join(part for part in [*parts, no_full_note(table)] if part)
 
 
@@ -268,32 +296,6 @@ def _corrected_over(table: StudyTable) -> str:
     own = f", in the row of averages {'over the methods' if compared > 1 else 'not at all'}" if len(table.averaged) > 1 else ""
     own += "; the difference there is that of each case's mean over the rows it has" if len(table.averaged) > 1 else ""
     return f"for each metric Holm-corrected over {rows} row{'' if rows == 1 else 's'}{methods}{own}"
-
-
-def page_tables(table: StudyTable) -> list[PageTable]:
-    """The tables of the page: one for a single method, one per metric for several, one per region where that is too wide."""
-    names = shown_metrics(table)
-    if not names:
-        return [_page_table(table, "", ())]
-    if len(table.methods) == 1:
-        return [_page_table(table, "", names[i : i + WIDEST]) for i in range(0, len(names), WIDEST)]
-    families: dict[str, list[str]] = {}
-    for name in names:
-        stem = name.partition("/")[0]
-        families.setdefault(stem if stem in ("DSC", "HD95") else "classes", []).append(name)
-    size = max(WIDEST // (2 * len(table.methods) - 1), 1)
-    chunks = [family[i : i + size] for family in families.values() for i in range(0, len(family), size)]
-    return [_page_table(table, _title(chunk[0]), chunk) for chunk in chunks]
-
-
-def _title(metric: str) -> str:
-    stem = metric.partition("/")[0]
-    if stem not in ("DSC", "HD95"):
-        return "Classification: more is better"
-    return (
-        METRICS[stem].summary.partition(",")[0]
-        + f" ({stem}): {'more' if METRICS[stem].better == 'higher' else 'less'} is better"
-    )
 
 
 def heading(metric: str, *, table: StudyTable | None = None) -> str:
@@ -314,67 +316,15 @@ def heading(metric: str, *, table: StudyTable | None = None) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _page_table(table: StudyTable, title: str, metrics: Sequence[str]) -> PageTable:
-    several = len(table.methods) > 1
-    groups: list[tuple[str, int]] = []
-    columns: list[str] = []
-    if several:
-        for name in metrics:
-            columns += [*table.methods, *(f"{method} − {table.reference}" for method in table.methods[1:])]
-            groups.append((heading(name, table=table), 2 * len(table.methods) - 1))
-    else:
-        for stem in dict.fromkeys(name.partition("/")[0] for name in metrics):
-            regions = [name.partition("/")[2] for name in metrics if name.partition("/")[0] == stem]
-            columns += regions
-            groups.append((heading(stem, table=table), len(regions)))
-    if not metrics:
-        columns, groups = ["result"], [("", 1)]
-    rows = _rows(table)
-    cells = tuple(_page_row(table, row, metrics) for row in rows)
-    return PageTable(title, tuple(groups), tuple(columns), table.modalities, cells)
-
-
-def _page_row(table: StudyTable, row: StudyRow, metrics: Sequence[str]) -> PageRow:
-    n = row_n(row, metrics)
-    cells: list[PageCell] = []
-    for metric in metrics:
-        cells += [_page_cell(row.cells[method].get(metric, Cell("not run")), metric, n) for method in table.methods]
-        cells += [page_contrast(row.contrasts.get(method, {}).get(metric), metric, n) for method in table.methods[1:]]
-    if not metrics:
-        cells = [PageCell("not run", look="none")]
-    dots = tuple(name in row.present for name in table.modalities) if row.present else ()
-    name = " + ".join(row.present) if row.present else f"average of {len(table.averaged)} subsets"
-    return PageRow(dots, name, "" if n is None else str(n), tuple(cells))
-
-
-def _page_cell(cell: Cell, metric: str, n: int | None) -> PageCell:
-    if cell.state != "value":
-        return PageCell(cell.state, look="none")
-    fewer = f" n {cell.n}" if cell.n != n else ""
-    return PageCell(number(cell.value, metric), interval(cell.ci95, metric) + fewer)
-
-
-def page_contrast(contrast: Contrast | None, metric: str, n: int | None) -> PageCell:
-    """A difference as a cell of the page; n where it is not that of the row."""
-    if contrast is None or contrast.value is None:
-        return PageCell("–", look="none")
-    fewer = f" n {contrast.n}" if contrast.n != n else ""
-    spread = (
-        ""
-        if contrast.ci95 is None
-        else ", ".join(number(end, metric, signed=True, interval=True, brief=True) for end in contrast.ci95)
-    )
-    below = (f"[{spread}]" if spread else "") + fewer
-    main = number(contrast.value, metric, signed=True).replace("-", "−")
-    look: Literal["clear", "difference"] = "clear" if contrast.clear else "difference"
-    return PageCell(main, below.replace("-", "−"), p_text(contrast.p_holm), look)
-
-
 def _default_metrics(table: StudyTable) -> tuple[str, ...]:
     primary = primary_metric(table)
+    if primary is None:
+        return ()
+    shown = [name for name in shown_metrics(table) if not name.startswith("HD95")]
     if len(table.methods) > 1:
-        return (primary,) if primary else ()
-    return tuple(name for name in shown_metrics(table) if not name.startswith("HD95"))
+        same = [name for name in shown if name.partition("/")[0] == primary.partition("/")[0]]
+        return tuple(same) if is_of_classes(primary) else (primary,)
+    return tuple(name for name in shown if is_main(name)) or tuple(shown)
 
 
 def _cell_of(row: StudyRow, method: str, metric: str, n: int | None) -> str:
@@ -382,16 +332,29 @@ def _cell_of(row: StudyRow, method: str, metric: str, n: int | None) -> str:
     return cell_text(cell, metric, n=cell.n != n)
 
 
-def _rows(table: StudyTable) -> list[StudyRow]:
+def rows_of(table: StudyTable) -> list[StudyRow]:
     """The subsets, and their average where there is more than one to average."""
     return [*table.rows, *([table.average] if table.average and len(table.averaged) > 1 else [])]
 
 
 def dots(row: StudyRow, table: StudyTable) -> tuple[str, ...]:
-    """A filled or an empty circle for each modality."""
+    """A circle for each modality: filled, empty, or half filled where the only method was given it and did not use it."""
     if not row.present:
         return ("average", *[""] * (len(table.modalities) - 1))
-    return tuple(FILLED if name in row.present else EMPTY for name in table.modalities)
+    unused = row.unused(table.reference) if len(table.methods) == 1 else ()
+    return tuple(UNUSED if name in unused else FILLED if name in row.present else EMPTY for name in table.modalities)
+
+
+def used_notes(table: StudyTable) -> tuple[str, ...]:
+    """What was given and not used, a sentence for each method and modality."""
+    found = []
+    for method in table.methods:
+        for name in table.modalities:
+            given = [row for row in table.rows if name in row.present and method in row.used]
+            unused = [row for row in given if name in row.unused(method)]
+            where = "" if len(unused) == len(given) else f" from {', '.join(' + '.join(row.present) for row in unused)}"
+            found += [f"{method} does not use {name}{where}, though it is given"] if unused else []
+    return tuple(found)
 
 
 def _escaped(text: str) -> str:

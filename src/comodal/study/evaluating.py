@@ -104,8 +104,9 @@ def evaluate_run(
 ) -> Results:
     """Evaluates a run on every subset and writes `results/<name>.json` and, for segmentations, `examples/<name>/`.
 
-    The name is that of the split, see `name_of`: what is restricted to some modalities or subsets, and what is of another
-    cohort, has a name of its own and takes the place of nothing. Another cohort gives no examples.
+    The name is that of the split, see `name_of`: what is restricted to some modalities or subsets, what is of another cohort,
+    and what is of other settings at test (`Run.at_test`) has a name of its own and takes the place of nothing. Another cohort
+    gives no examples.
 
     Args:
         run: Trained.
@@ -159,7 +160,7 @@ def evaluate_run(
                 overlap=overlap,
                 on_progress=progress,
             )
-        notes = (*results.notes, *_seen_before(run, chosen, cohort), *_leakage(run))
+        notes = (*results.notes, *_set_at_test(run), *_seen_before(run, chosen, cohort), *_leakage(run))
         trained_on = training_cases(run.cohort, run.splits.get("train", []), run.problem.names)
         results = results.model_copy(update={"notes": notes, "training": trained_on})
         results.save(run.path / "results" / f"{results.split}.json")
@@ -167,6 +168,12 @@ def evaluate_run(
             made = make_examples(method, preparer, chosen, results=results, device=where, overlap=overlap)
             save_examples(run.path / "examples" / results.split, made)
     return results
+
+
+def _set_at_test(run: Run) -> list[str]:
+    """Says what is otherwise than it was trained with."""
+    told = ", ".join(f"{key} {value}" for key, value in run.changed.items())
+    return [f"Set at test, otherwise than in the training: {told}."] if told else []
 
 
 def _seen_before(run: Run, cases: Sequence[Case], cohort: Cohort | None) -> list[str]:
@@ -229,17 +236,22 @@ def name_of(
         cohort: Another cohort than the run's; it is named by folder, file and a short hash of its path.
 
     Returns:
-        For instance "test", "test.use-flair+t1", "test.subsets-flair_flair+t1", "clinic-cohort-1f0c22ab".
+        For instance "test", "test.use-flair+t1", "test.subsets-flair_flair+t1", "test.read_out-inferior",
+        "clinic-cohort-1f0c22ab".
     """
     base = re.sub(r"[^\w-]", "-", split) if cohort is None else _cohort_slug(cohort)
-    if set(wanted) == set(all_subsets(run.problem.names)):
-        return base
-    if set(wanted) == set(all_subsets(use)):
-        detail = f"use-{subset_name(use)}"
-    else:
-        detail = "subsets-" + "_".join(subset_name(subset) for subset in wanted)
+    details = [f"{key}-{value}" for key, value in run.changed.items()]
+    if set(wanted) != set(all_subsets(run.problem.names)):
+        every = set(wanted) == set(all_subsets(use))
+        named = [subset_name(use)] if every else [subset_name(subset) for subset in wanted]
+        details.insert(0, f"{'use' if every else 'subsets'}-{'_'.join(named)}")
+    return ".".join([base, *map(_slug, details)])
+
+
+def _slug(detail: str) -> str:
+    """A part of a file's name; what had to be changed or cut has a hash of the whole."""
     plain = re.sub(r"[^\w+-]", "-", detail)
-    return f"{base}.{plain if plain == detail and len(plain) <= 80 else f'{plain[:60]}-{_short_hash(detail)}'}"
+    return plain if plain == detail and len(plain) <= 80 else f"{plain[:60]}-{_short_hash(detail)}"
 
 
 def _cohort_slug(cohort: Cohort) -> str:
@@ -261,6 +273,8 @@ def finished(run: Run, split: str, subsets: str = "all") -> Results | None:
     return known if known is not None and {frozenset(row.present) for row in known.subsets} == rows else None
 
 
-def run_folder(root: Path, label: str, *, seed: int, fold: int | None) -> Path:
+def run_folder(root: Path, label: str, *, seed: int, fold: int | None, division: int | None = None) -> Path:
     """Where a study keeps one run."""
-    return root / "runs" / (f"{label}-seed{seed}" + ("" if fold is None else f"-fold{fold}"))
+    parts = [f"{label}-seed{seed}"]
+    parts += [f"{what}{number}" for what, number in (("division", division), ("fold", fold)) if number is not None]
+    return root / "runs" / "-".join(parts)

@@ -7,7 +7,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from comodal.data.grid import Grid
 from comodal.data.reading import read_header
 from comodal.data.tables import spreadsheet_safe
 from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
-from comodal.inference.predictor import can_predict, predict_case
+from comodal.inference.predictor import CasePrediction, can_predict, predict_case
 from comodal.inference.writing import EXTRAS, SUFFIXES, Written, is_map, names_of, write_prediction
 from comodal.method import Method
 from comodal.modality import subset_name, subsets
@@ -56,13 +57,14 @@ def predict_cases(
         out: Folder.
         regions, probabilities: What to write beside label maps.
         extras: Also write what else the method says, into the folder `extras` of `out`: maps as images, a few numbers into
-            `extras/numbers.json`.
+            `extras/numbers.json`; a single number of a case is a column of `predictions.csv`, too.
         overwrite: Replace what lies there under the name of a prediction; files of the cohort are never replaced.
         device: "auto", "cpu" or "cuda".
         emit: Listener.
 
     Returns:
-        What was written. Targets that are classes go into one table, `predictions.csv`.
+        What was written. Targets that are classes go into one table, `predictions.csv`. What was given and not used is said
+        once for all cases.
 
     Raises:
         ConfigError: A file of this name is there, or the folder is one of the cohort's; nothing has been written then, as for
@@ -88,7 +90,7 @@ def predict_cases(
     besides = _Besides()
     for done, case in enumerate(cohort.cases, start=1):
         subset = plan[case.id]
-        prepared = preparer.case(case, use=subset, with_targets=False)
+        prepared = preparer.case(case, use=method.reads(subset), with_targets=False)
         overlap = run.config.training.overlap
         ((_, found),) = predict_case(method, prepared, subsets=[subset], overlap=overlap, extras=extras, device=where)
         files: tuple[Path, ...] = ()
@@ -106,12 +108,12 @@ def predict_cases(
                 extras=found.extras,
             ).files
         besides.add(case.id, found.extras, prepared.grid if files else None)
-        written.append(Written(case.id, found.used, files))
-        rows.append({"subject": case.id, "used": "+".join(found.used), **_class_columns(run, found.probabilities)})
+        written.append(Written(case.id, found.used, files, tuple(name for name in subset if name not in found.used)))
+        rows.append(_table_row(run, case, found))
         emit(Progress("predicting", done, len(cohort), clock.left(done)))
     tables = [_write_table(rows, out / TABLE)] if any(not t.is_segmentation for t in run.problem.targets) else []
     tables += [besides.save(out / EXTRAS / NUMBERS)] if besides.numbers else []
-    _tell(besides.remarks(run) if extras else (), _stale(out / EXTRAS, written), emit)
+    _tell([*_unused(run.label, written), *(besides.remarks(run) if extras else ())], _stale(out / EXTRAS, written), emit)
     return [replace(one, files=(*one.files, *tables)) for one in written]
 
 
@@ -148,6 +150,17 @@ class _Besides:
             how = f", as it is set; --set method.{' or method.'.join(free)} may change that" if free else ""
             said.append(f"{run.label} says nothing besides its probabilities{how}: there are no extras")
         return said
+
+
+def _unused(label: str, written: Sequence[Written]) -> Iterator[str]:
+    """What was given and not used, a sentence for each way in which that happened and none for each case."""
+    ways = Counter((one.unused, one.used) for one in written if one.unused)
+    for (unused, used), count in ways.items():
+        were, part = (
+            "was" if len(unused) == 1 else "were",
+            "" if count == len(written) else f" in {count} of {len(written)} cases",
+        )
+        yield f"{' and '.join(unused)} {were} given and not used{part}: {label} predicts from {' and '.join(used)} alone"
 
 
 def _finite(values: Any) -> Any:
@@ -249,6 +262,13 @@ def _usable_of(case: Case, names: Sequence[str]) -> tuple[str, ...]:
     return subset
 
 
+def _table_row(run: Run, case: Case, found: CasePrediction) -> dict[str, str]:
+    """A row of the table: the answers, then extras that are one number, blank where it is not finite."""
+    row = {"subject": case.id, "used": "+".join(found.used), **_class_columns(run, found.probabilities)}
+    single = {name: float(value.item()) for name, value in found.extras.items() if value.ndim == 0 and name not in row}
+    return row | {name: f"{value:.6g}" if math.isfinite(value) else "" for name, value in single.items()}
+
+
 def _class_columns(run: Run, found: Mapping[str, NDArray[np.float32]]) -> dict[str, str]:
     """{target: the answer, target/class: probability} of the targets that are classes."""
     row: dict[str, str] = {}
@@ -266,7 +286,7 @@ def _class_columns(run: Run, found: Mapping[str, NDArray[np.float32]]) -> dict[s
 
 def _write_table(rows: Sequence[dict[str, str]], path: Path) -> Path:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows([{name: spreadsheet_safe(cell) for name, cell in row.items()} for row in rows])
     with replacing(path) as file:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from comodal.errors import ConfigError, message, nearest
 from comodal.study.published_ciml import VARIANTS, ShapesTable, VariantTable
+from comodal.study.published_guidance import GUIDANCE, GuidanceTable
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PublishedTable:
         return (self.metric.partition("/")[2],)
 
 
-AnyTable: TypeAlias = PublishedTable | VariantTable | ShapesTable
+AnyTable: TypeAlias = PublishedTable | VariantTable | ShapesTable | GuidanceTable
 
 TABLES: dict[str, PublishedTable] = {
     "cmim/table2": PublishedTable(
@@ -111,12 +112,12 @@ TABLES: dict[str, PublishedTable] = {
 
 
 def known_tables() -> dict[str, AnyTable]:
-    """Every published table by its name: those of TABLES, whose rows are subsets of modalities, and those of VARIANTS."""
-    return {**TABLES, **VARIANTS}
+    """Every published table by its name: those of TABLES, whose rows are subsets of modalities, of VARIANTS and of GUIDANCE."""
+    return {**TABLES, **VARIANTS, **GUIDANCE}
 
 
 def load_table(name: str) -> AnyTable:
-    """A table of TABLES or VARIANTS.
+    """A table of TABLES, VARIANTS or GUIDANCE.
 
     Raises:
         ConfigError: The name is unknown; the message lists the nearest known ones.

@@ -20,6 +20,7 @@ from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.study.cohorts import check_files, check_phantom, write_phantom
 from comodal.study.published import AnyTable, PublishedTable
 from comodal.study.published_ciml import ShapesTable
+from comodal.study.published_guidance import GuidanceTable
 from comodal.study.study import StudyResult, arm_config, load_study
 from comodal.training.events import Emit, Said, silent
 
@@ -135,7 +136,7 @@ def _index(table: AnyTable, root: Path, csv: Path, emit: Emit) -> None:
         if csv.exists():
             return
     emit(Said("info", f"indexing {table.data} (layout {table.layout})"))
-    found = data.index(table.layout, root)
+    found = data.index(table.layout, root, table.options if isinstance(table, GuidanceTable) else None)
     if not labelled(found):
         rule, got = "be data from which one can learn", "no case with a label map"
         raise DataError(message("--data", rule, got, file=str(root), do=f"Give {table.data}"))
@@ -163,16 +164,28 @@ def _check_measured(table: AnyTable, file: Path) -> None:
             raise ConfigError(message("study.methods", rule, got, file=str(file), do="Take the arm out"))
         config = arm_config(study, arm, seed=0, fold=None, cache=file.parent / "cache").data
         known = [name for target in choose_targets(targets, config) for name in target.classes]
+        if isinstance(table, GuidanceTable) and arm.title in table.arms:
+            _check_guidance(table, arm.title, [target.name for target in choose_targets(targets, config)], file)
         if not set(table.regions) <= set(known):
             rule, got = f"include {shown}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
             do = f"Write data.regions: [{shown}], or take the arm out"
             raise ConfigError(message("data.regions", rule, got, file=str(file), do=do))
 
 
+def _check_guidance(table: GuidanceTable, arm: str, targets: Sequence[str], file: Path) -> None:
+    missing = [name for name in table.targets if name not in targets]
+    if missing:
+        rule, got = f"include {', '.join(table.targets)}, which the table shows", f"{', '.join(targets)} in {arm}"
+        do = "Write them under data.targets, or take the arm out"
+        raise ConfigError(message("data.targets", rule, got, file=str(file), do=do))
+
+
 def _arms_of(table: AnyTable) -> list[str]:
     """Labels of the arms that have a place in the table; none where every arm has one."""
     if isinstance(table, PublishedTable):
         return list(table.columns.values())
+    if isinstance(table, GuidanceTable):
+        return list(table.arms)
     if isinstance(table, ShapesTable):
         return []
     return [row.arm for row in table.rows if row.arm is not None]

@@ -19,6 +19,7 @@ from comodal.evaluation.results import Results
 from comodal.evaluation.statistics import Interval, interval_of, resampling_weights
 from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.study.published_ciml import ShapesTable, VariantTable
+from comodal.study.published_guidance import GuidanceTable
 from comodal.study.reproducing import FOLDER, labelled
 from comodal.study.study import StudyConfig, StudyResult, arm_config, load_study
 
@@ -290,7 +291,7 @@ def _scaled_contrast(contrast: Contrast, scale: float) -> Contrast:
 _FIRST = ("width", "levels", "norm", "steps", "optimiser", "rate", "weight_decay", "schedule")  # of the method's keys
 
 
-def otherwise(table: VariantTable | ShapesTable, study: StudyConfig, cases: int) -> list[str]:
+def otherwise(table: VariantTable | ShapesTable | GuidanceTable, study: StudyConfig, cases: int) -> list[str]:
     """What a study has otherwise than that in the paper's configuration, in words; what is equal is not named.
 
     Args:
@@ -336,16 +337,17 @@ def _text(value: object) -> str:
 
 
 def _division(study: StudyConfig) -> str:
+    times = 1 if study.divisions is None else len(study.divisions)
     if study.folds is None:
-        return "into one split"
+        return "into one split" if times == 1 else f"into {times} splits in turn"
     run = "" if len(study.folds) == study.splits.folds else f", of which {len(study.folds)} are run"
-    return f"into {study.splits.folds} folds{run}"
+    return f"into {study.splits.folds} folds{run}" + ("" if times == 1 else f", {times} times")
 
 
 def _settings(study: StudyConfig) -> dict[str, dict[str, str]]:
     """{label: {key: value, in words}} of each arm."""
     found = {}
-    for arm in study.methods:
+    for arm in (one for one in study.methods if not one.of):  # what is read from an arm has its settings
         config = arm_config(study, arm, seed=study.seeds[0], fold=None, cache=Path("cache"))
         own = {"method": arm.name, "patch": _patch(config), "batch": f"{config.training.batch_size}"}
         own |= {key: _text(config.method[key]) for key in _FIRST if key in config.method}

@@ -15,6 +15,7 @@ from comodal.modality import subset_name
 from comodal.run import Run, read_weights
 from comodal.training.events import Emit, Said, silent
 from comodal.training.feeding import check_batch_size
+from comodal.training.pretrained import take_pretrained
 from comodal.training.validation import StageView
 
 
@@ -41,7 +42,7 @@ def check_training(
 
     Raises:
         ConfigError: The method cannot do this problem; a stage has no case to learn from or to be judged by, or a batch cannot
-            be divided among the processes.
+            be divided among the processes; weights to start from are missing or do not fit.
     """
     problem = build_problem(config, cohort, vocabulary, words=words, train=splits["train"])
     method = build_method(config, problem)
@@ -57,6 +58,7 @@ def check_training(
         _check_monitor(method, stage)
         if config.training.validations and stage.monitor is not None and splits["val"]:  # who wants none has an empty split
             _check_validation(method, stage, cohort, ids=splits["val"])
+    take_pretrained(method)
     if init is not None:
         take_weights(method, Run.load(init), silent)
     for name in problem.names:
@@ -151,7 +153,7 @@ def _fitting(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: Sta
         labelled = (
             all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
         )
-        present = any(n in case.cells for n in problem.names) and all(n in case.cells for n in stage.modalities)
+        present = any(n in case.cells for n in stage.reads or problem.names) and all(n in case.cells for n in stage.modalities)
         lies = not any(t in case.cells for t in segments) or any(n in case.cells for n in images)
         if labelled and present and lies:
             found.append(case)

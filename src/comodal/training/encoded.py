@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from comodal.batch import Bag, Batch, Features, Sample, Text, Value, collate
 from comodal.data import sampling
-from comodal.errors import ConfigError, message
+from comodal.errors import ConfigError, RunError, message
 from comodal.method import Method, Problem, Stage
 from comodal.modality import Modality
-from comodal.run import read_weights, save_weights
+from comodal.run import read_weights
 from comodal.stage import under
+
+Seen = dict[tuple[str, str, int], Sample]
 
 
 def frozen_hash(method: Method, stage: Stage) -> str:
@@ -49,12 +53,25 @@ class EncodedDraws:
         stage: Decides what is frozen.
         problem: The modalities, in order.
         folder: Where encodings are kept.
+        seen: What the stages of one training share in memory, so that a later stage on the same frozen part reads no case
+            again; encodings by another frozen part are forgotten.
     """
 
-    def __init__(self, draws: sampling.Draws, method: Method, stage: Stage, *, problem: Problem, folder: Path) -> None:
+    def __init__(
+        self,
+        draws: sampling.Draws,
+        method: Method,
+        stage: Stage,
+        *,
+        problem: Problem,
+        folder: Path,
+        seen: Seen | None = None,
+    ) -> None:
         self.draws, self.method, self.problem, self.folder = draws, method, problem, folder
         self.key = frozen_hash(method, stage)
-        self.memory: dict[int, Sample] = {}
+        self.seen: Seen = {} if seen is None else seen
+        for old in [entry for entry in self.seen if entry[0] != self.key]:
+            del self.seen[old]
 
     def set_epoch(self, epoch: int) -> None:
         """Passed on: the order of cases still changes from epoch to epoch."""
@@ -64,11 +81,20 @@ class EncodedDraws:
         return len(self.draws)
 
     def __getitem__(self, index: int) -> Sample:
-        draw = int(self.draws.order()[index])
-        if draw not in self.memory:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Several at once, as torch's loader asks where it can."""
+        order = self.draws.order()
+        return [self._sample(index, int(order[index])) for index in indices]
+
+    def _sample(self, index: int, draw: int) -> Sample:
+        case, number = divmod(draw, self.draws.draws_per_case)
+        entry = (self.key, self.draws.cases[case], number)
+        if entry not in self.seen:
             raw = self.draws[index]
-            self.memory[draw] = replace(raw, inputs=self._encode(raw))
-        return self.memory[draw]
+            self.seen[entry] = replace(raw, inputs=self._encode(raw))
+        return self.seen[entry]
 
     def _encode(self, sample: Sample) -> dict[str, Features]:
         device = next(self.method.parameters()).device
@@ -88,20 +114,41 @@ class EncodedDraws:
         for tensor in (tensor for name in names for tensor in _tensors(batch.inputs[name])):
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
         files = [self.folder / f"{digest.hexdigest()[:40]}-{number}.safetensors" for number in range(len(names))]
-        if not all(file.is_file() for file in files):
-            found = self.method.encode(batch)
+        known = {name: value for name, file in zip(names, files, strict=True) if (value := _stored(file)) is not None}
+        if len(known) < len(names):
+            known = self.method.encode(batch)
+            known = {name: _first_row(known[name]) for name in names}
             for name, file in zip(names, files, strict=True):
-                value = found[name]
-                parts = value if isinstance(value, tuple) else (value,)
-                shape = "tuple" if isinstance(value, tuple) else "tensor"
-                save_weights(file, {f"{shape}-{i:03d}": part[0] for i, part in enumerate(parts)})
-        return {name: _stored(file) for name, file in zip(names, files, strict=True)}
+                _store(file, known[name])
+        return known
 
 
-def _stored(file: Path) -> Features:
-    stored = read_weights(file)
+def _first_row(value: Features) -> Features:
+    return tuple(part[0].cpu() for part in value) if isinstance(value, tuple) else value[0].cpu()
+
+
+def _store(file: Path, value: Features) -> None:
+    """Whole or not at all, but not forced to the disk: thousands of small files would wait, and what is lost is made anew."""
+    parts, shape = (value, "tuple") if isinstance(value, tuple) else ((value,), "tensor")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(save({f"{shape}-{i:03d}": part.contiguous().clone() for i, part in enumerate(parts)}))
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _stored(file: Path) -> Features | None:
+    """None where there is no file, or a damaged one."""
+    if not file.is_file():
+        return None
+    try:
+        stored = read_weights(file)
+    except RunError:
+        return None
     tensors = tuple(stored[key] for key in sorted(stored))
-    return tensors if next(iter(stored)).startswith("tuple") else tensors[0]
+    return tensors if next(iter(stored), "").startswith("tuple") else tensors[0] if tensors else None
 
 
 def _tensors(value: Value) -> tuple[Tensor, ...]:
@@ -123,6 +170,8 @@ def _stacked(values: Sequence[Features | None]) -> Features:
 
 def collate_encoded(samples: Sequence[Sample], problem: Problem) -> Batch:
     """Like `comodal.batch.collate`, for samples whose inputs are encodings."""
+    if not any(isinstance(value, tuple) for sample in samples for value in sample.inputs.values()):
+        return collate(samples, _as_vectors(problem))  # a tensor of any rank is stacked as a vector is
     bare = collate([replace(s, inputs={n: torch.zeros(1) for n in s.inputs}) for s in samples], _as_vectors(problem))
     features: dict[str, Value] = {}
     for name in problem.names:

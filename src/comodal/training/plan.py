@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,20 +12,29 @@ from typing import Any
 import torch
 import yaml
 
-from comodal.config import DataConfig, RunConfig, TrainingConfig, build_method, build_problem, validated
+from comodal.batch import Bag, Batch
+from comodal.config import (
+    DataConfig,
+    RunConfig,
+    TrainingConfig,
+    apply_overrides,
+    build_method,
+    build_problem,
+    choose,
+    validated,
+)
 from comodal.data.cohort import Cohort
-from comodal.data.geometry import Header
-from comodal.data.reading import read_header
 from comodal.data.splits import SplitConfig
-from comodal.errors import ConfigError, DataError, message
+from comodal.errors import ConfigError, message
 from comodal.method import Method, MethodConfig, Problem, Stage
 from comodal.methods import METHODS, load_method
-from comodal.modality import first_grid
+from comodal.modality import Modality
 from comodal.testing.batches import make_batch
 from comodal.testing.subject import stage_batch
+from comodal.training.headers import Seen, look, thick
 from comodal.training.schedule import build_optimisers
+from comodal.training.whole import plan_whole
 
-LOOKED_AT = 16  # cases whose headers are read
 CPU_VOXELS = 1_000_000  # a larger volume is seen coarser on a CPU
 DEFAULT_MINUTES = 10.0
 VOCABULARY = 8000  # for timing alone; the tokenizer is fitted when the training starts
@@ -40,44 +50,6 @@ class InitResult:
     text: str
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the headers of some cases say: median shape (X, Y, Z) and spacing in mm, whether the spacing is stated."""
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    stated: bool
-    same_spacing: bool
-    cases: int
-
-
-def look(cohort: Cohort, grid: str | None = None) -> Seen | None:
-    """Reads the header of the first present image of up to 16 cases; None where no modality is an image.
-
-    Args:
-        cohort: Has the files.
-        grid: Only images of this grid; by default that of the first image.
-    """
-    wanted = first_grid(cohort.modalities) if grid is None else grid
-    images = [m.name for m in cohort.modalities if m.kind == "image" and m.grid == wanted]
-    headers: list[Header] = []
-    for case in cohort.cases:
-        name = next((n for n in images if n in case.cells), None)
-        if name is None or len(headers) == LOOKED_AT:
-            continue
-        spec = cohort.spec(name)
-        file = cohort.file(case, name)
-        headers.append(read_header(file, files=spec.files, channel=spec.channel, subject=case.id, modality=name))
-    if not images:
-        return None
-    if not headers:
-        raise DataError(message("cohort", "have a case with an image", "none", do="Fill a modality's column"))
-    x, y, z = (int(median(h.shape[axis] for h in headers)) for axis in range(3))
-    dx, dy, dz = (float(median(h.spacing[axis] for h in headers)) for axis in range(3))
-    spread = max(max(abs(h.spacing[a] / s - 1) for a, s in enumerate((dx, dy, dz))) for h in headers)
-    return Seen((x, y, z), (dx, dy, dz), all(h.has_spacing for h in headers), spread < 0.01, len(headers))
-
-
 def _reason(seen: Seen, asked: int | None) -> str:
     if asked:
         return "as asked, or the only one that the method has"
@@ -85,7 +57,7 @@ def _reason(seen: Seen, asked: int | None) -> str:
         return "2-D by nature"
     if not seen.stated:
         return "slices, since the files state no spacing"
-    return "few or thick slices" if seen.shape[2] < 16 or seen.spacing[2] > 3 * min(seen.spacing[:2]) else "nearly isotropic"
+    return "few or thick slices" if thick(seen) else "nearly isotropic"
 
 
 def _sides(shape: tuple[int, ...], most: int, step: int) -> tuple[int, ...]:
@@ -99,8 +71,7 @@ def _plan_images(
     """Data keys, method keys and reasons for image problems; the patch is one that the method of this `config` can halve."""
     why: dict[str, str] = {}
     flat = seen.shape[2] == 1
-    thick = not seen.stated or seen.shape[2] < 16 or seen.spacing[2] > 3 * min(seen.spacing[:2])
-    dims = spatial_dims or (2 if flat or thick else 3)
+    dims = spatial_dims or (2 if flat or thick(seen) else 3)
     what = "pictures" if flat else f"volumes of about {seen.shape} voxels at {tuple(round(s, 2) for s in seen.spacing)} mm"
     why["spatial_dims"] = f"{what}; {_reason(seen, spatial_dims)}"
     spacing: Any = [round(s, 3) for s in seen.spacing] if seen.stated else "native"
@@ -130,13 +101,14 @@ def _plan_images(
     return data, {"levels": levels, "width": 32 if gpu else 16}, why
 
 
-def _with_other_grids(cohort: Cohort, data: dict[str, Any]) -> dict[str, Any]:
+def _with_other_grids(cohort: Cohort, data: dict[str, Any], chosen: Sequence[Modality] | None = None) -> dict[str, Any]:
     """Data keys by grid where there are several: images of others than the first are seen whole, at their native spacing."""
-    first, *others = dict.fromkeys(m.grid for m in cohort.modalities if m.kind == "image")
+    images = [m for m in (cohort.modalities if chosen is None else chosen) if m.kind == "image"]
+    first, *others = dict.fromkeys(m.grid for m in images)
     sizes = {first: data["patch"]}
     for grid in others:
-        seen = look(cohort, grid)
-        dims = next(m for m in cohort.modalities if m.kind == "image" and m.grid == grid).seen_in(data["spatial_dims"])
+        seen = look(cohort, grid, modalities=images)
+        dims = next(m for m in images if m.grid == grid).seen_in(data["spatial_dims"])
         sizes |= {grid: list(_sides(seen.shape[:dims], 256 if dims == 2 else 48, 8))} if seen is not None else {}
     return {**data, "patch": sizes, "spacing": {first: data["spacing"]}} if others else data
 
@@ -147,7 +119,19 @@ def _finish_queue(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds_per_step(method: Method, stage: Stage, batch_size: int, *, device: str) -> float:
+def _with_tiles(batch: Batch, problem: Problem, tiles: Mapping[str, Sequence[int]]) -> Batch:
+    """Made-up bags with items of the size to which they are resized, {grid: pixels}."""
+    bags = {m.name: tiles[m.grid] for m in problem.modalities if m.kind == "bag" and m.spatial_dims == 2 and m.grid in tiles}
+    made = {}
+    for name, size in bags.items():
+        bag = batch.bag(name)
+        made[name] = Bag(torch.randn(*bag.items.shape[:3], *size[:2], device=bag.items.device), bag.valid)
+    return batch.with_inputs({**batch.inputs, **made}) if made else batch
+
+
+def seconds_per_step(
+    method: Method, stage: Stage, batch_size: int, *, device: str, tiles: Mapping[str, Sequence[int]] | None = None
+) -> float:
     """Median of three training steps of a stage on made-up data, after one that is not counted.
 
     Args:
@@ -155,9 +139,11 @@ def seconds_per_step(method: Method, stage: Stage, batch_size: int, *, device: s
         stage: One of its stages.
         batch_size: Where the stage has none of its own.
         device: "cpu" or "cuda".
+        tiles: {grid: pixels} of the items of bags.
     """
     method.to(device).enter(stage)
-    batch = stage_batch(method, stage, make_batch(method.problem, stage.batch_size or batch_size).to(device))
+    raw = make_batch(method.problem, stage.batch_size or batch_size).to(device)
+    batch = stage_batch(method, stage, _with_tiles(raw, method.problem, tiles or {}))
     method.enter(stage)  # to encode, it goes into eval mode
     optimisers = build_optimisers(method, stage)
     taken = []
@@ -230,11 +216,15 @@ def measure(config: RunConfig, problem: Problem, cases: int, *, device: str) -> 
     """
     method, other = (build_method(_with_steps(config, steps), problem) for steps in (LEAST_STEPS, 2 * LEAST_STEPS))
     known: dict[object, float] = {}
+    resize = config.data.resize
+    bags = [m.grid for m in problem.modalities if m.kind == "bag" and resize is not None]
+    tiles = {grid: size for grid in bags if (size := resize.get(grid) if isinstance(resize, dict) else resize) is not None}
+    more: dict[str, Any] = {"tiles": tiles} if tiles else {}
     fixed, step, follow = 0.0, 0.0, 0.0
     for stage, longer in zip(method.stages(), other.stages(), strict=True):
         kind = _kind(method, stage)
         if kind not in known:
-            known[kind] = seconds_per_step(method, stage, config.training.batch_size, device=device)
+            known[kind] = seconds_per_step(method, stage, config.training.batch_size, device=device, **more)
         whole = stage.inputs == "encoded" or problem.task == "classification"
         short, long = (_length(each, config, cases=cases, whole=whole) for each in (stage, longer))
         share = (long - short) / LEAST_STEPS  # 1 where the stage is as long as `steps` says, 0 where it has a length of its own
@@ -257,6 +247,7 @@ def plan(
     *,
     minutes: float | None = None,
     spatial_dims: int | None = None,
+    overrides: Sequence[str] = (),
     written: str | None = None,
 ) -> InitResult:
     """Chooses every value of a configuration from the cohort's headers and the speed of this machine.
@@ -266,25 +257,27 @@ def plan(
         cohort_csv: The cohort.
         minutes: How long training may take here; 10 by default.
         spatial_dims: 2 or 3 to override the choice.
+        overrides: "method.superior=[derm]": values that are settled; the others are chosen to go with them.
         written: The cohort's path as the configuration shall have it, relative to its own file; None keeps `cohort_csv`.
 
     Returns:
         The configuration and its YAML with a reason beside each chosen value.
+
+    Raises:
+        ConfigError: A value that cannot be, or a method that is not for this cohort.
+        DataError: A header cannot be read, or there is no image to look at.
     """
     cls = load_method(name)
     cohort = Cohort.load(cohort_csv)
     gpu = torch.cuda.is_available()
-    seen = look(cohort)
-    data, keys, why = _plan_images(seen, spatial_dims, gpu, config=cls.Config) if seen is not None else ({}, {}, {})
-    data = _with_other_grids(cohort, data) if seen is not None else data
-    fields = cls.Config.model_fields
-    # The sizes are those of the U-Nets of `networks/unet.py`; in other networks the same words mean something else.
-    keys = {key: value for key, value in keys.items() if key in fields and "network" in fields}
+    settled = _settled(overrides, spatial_dims)
+    spatial_dims, fields = settled["data"].get("spatial_dims"), cls.Config.model_fields
+    learned = settled["data"].get("targets") or [t.name for t in cohort.targets]
+    classes = [t.name for t in cohort.targets if not t.is_segmentation and t.name in learned]
+    data, keys, why, batch = _data(name, cohort, settled, gpu=gpu)
     keys |= {} if gpu else cls.Config.on_cpu
-    batch = 4 if data.get("spatial_dims") == 3 else 16
     training = {"batch_size": batch, "precision": "bf16-mixed" if gpu else "32-true"}
     splits: dict[str, Any] = {"fractions": [0.7, 0.1, 0.2] if len(cohort) >= 20 else [0.6, 0.2, 0.2]}
-    classes = [target.name for target in cohort.targets if not target.is_segmentation]
     if classes:
         splits["stratify"] = classes
     values = {
@@ -294,27 +287,65 @@ def plan(
         "splits": splits,
         "training": training,
     }
-    config = validated(RunConfig, values, "config").resolved()
+    config = validated(RunConfig, apply_overrides(values, overrides), "config").resolved()
     able = _able(config, build_problem(config, cohort, VOCABULARY))
     if spatial_dims is None and data.get("spatial_dims", 2) not in able:  # 2-D methods see volumes slice by slice
-        return plan(name, cohort_csv, minutes=minutes, spatial_dims=able[0], written=written)
+        return plan(name, cohort_csv, minutes=minutes, spatial_dims=able[0], overrides=overrides, written=written)
     why["batch_size"] = "fits two cores and a few GiB" if not gpu else "fits one GPU"
     why["precision"] = "bf16 on a GPU" if gpu else "full precision on a CPU"
     if classes:
         why["stratify"] = "each part gets its share of every class"
     why["fractions"] = f"training, validation and test shares of {len(cohort)} cases, by group"
-    if "steps" in fields:
-        budget = (DEFAULT_MINUTES if minutes is None else minutes) * 60
-        if budget <= 0:
-            raise ConfigError(message("--minutes", "be above 0", minutes, do="For instance --minutes 10"))
-        cases = max(1, int(len(cohort) * splits["fractions"][0]))
-        pace = measure(config, build_problem(config, cohort, VOCABULARY), cases, device="cuda" if gpu else "cpu")
-        if pace is not None:
-            steps = pace.steps_in(budget * AUGMENT_SHARE)
-            config = _with_steps(config, steps)
-            taken = (pace.fixed + pace.step * steps) / AUGMENT_SHARE  # more than asked for where no fewer steps teach anything
-            why["steps"] = f"about {taken / 60:.3g} minutes here, at {pace}"
-    return InitResult(config, commented(config, why))
+    why |= dict.fromkeys((item.partition("=")[0].split(".")[-1] for item in overrides), "as asked")
+    if "steps" in fields and "steps" not in settled["method"]:
+        config, why["steps"] = _paced(config, cohort, minutes, device="cuda" if gpu else "cpu")
+    return InitResult(config, commented(config, {key: reason for key, reason in why.items() if reason}))
+
+
+def _data(
+    name: str, cohort: Cohort, settled: Mapping[str, dict[str, Any]], *, gpu: bool
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str], int]:
+    """Keys of the data and of the method, reasons, and cases in a batch."""
+    config, asked = load_method(name).Config, validated(DataConfig, settled["data"], "data")
+    chosen = choose(cohort.modalities, asked.modalities, "data.modalities")
+    targets = choose(cohort.targets, asked.targets, "data.targets")
+    classes = [t.name for t in targets if not t.is_segmentation]
+    only_classes = METHODS[name].tasks == ("classification",)
+    if only_classes or len(classes) == len(targets):
+        found = plan_whole(cohort, chosen, gpu=gpu, config=config, asked=settled)
+        if only_classes and asked.targets is None and 0 < len(classes) < len(targets):
+            found.data["targets"], found.why["targets"] = classes, "those of classes, which this method predicts"
+        return found.data, found.method, found.why, found.batch
+    seen = look(cohort, modalities=chosen)
+    if seen is None:
+        return {}, {}, {}, 16
+    data, keys, why = _plan_images(seen, asked.spatial_dims if "spatial_dims" in settled["data"] else None, gpu, config=config)
+    # The sizes are those of the U-Nets of `networks/unet.py`; in other networks the same words mean something else.
+    keys = {key: value for key, value in keys.items() if key in config.model_fields and "network" in config.model_fields}
+    return _with_other_grids(cohort, data, chosen), keys, why, 4 if data["spatial_dims"] == 3 else 16
+
+
+def _settled(overrides: Sequence[str], spatial_dims: int | None) -> dict[str, dict[str, Any]]:
+    """{section: keys} of what the user has set."""
+    given = apply_overrides({}, overrides)
+    found = {key: dict(part) if isinstance(part := given.get(key), dict) else {} for key in ("data", "method")}
+    if spatial_dims is not None:
+        found["data"].setdefault("spatial_dims", spatial_dims)
+    return found
+
+
+def _paced(config: RunConfig, cohort: Cohort, minutes: float | None, *, device: str) -> tuple[RunConfig, str]:
+    """As many steps as there is time for, and the reason; "" where no stage follows them."""
+    budget = (DEFAULT_MINUTES if minutes is None else minutes) * 60
+    if budget <= 0:
+        raise ConfigError(message("--minutes", "be above 0", minutes, do="For instance --minutes 10"))
+    cases = max(1, int(len(cohort) * config.splits.fractions[0]))
+    pace = measure(config, build_problem(config, cohort, VOCABULARY), cases, device=device)
+    if pace is None:
+        return config, ""
+    steps = pace.steps_in(budget * AUGMENT_SHARE)
+    taken = (pace.fixed + pace.step * steps) / AUGMENT_SHARE  # more than asked for where no fewer steps teach anything
+    return _with_steps(config, steps), f"about {taken / 60:.3g} minutes here, at {pace}"
 
 
 def commented(config: RunConfig, why: dict[str, str]) -> str:

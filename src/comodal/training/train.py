@@ -30,11 +30,12 @@ from comodal.method import Method, Stage
 from comodal.run import Run, check_folder, read_json, save_weights, write_json
 from comodal.training.checking import check_training, stage_cases, take_weights
 from comodal.training.checkpoint import Checkpoint, load_checkpoint, restore_weights
-from comodal.training.encoded import EncodedDraws, collate_encoded
+from comodal.training.encoded import EncodedDraws, Seen, collate_encoded
 from comodal.training.events import Clock, Emit, Progress, Said, silent
 from comodal.training.feeding import Draws, Feed
 from comodal.training.log import MetricsLog, require_tensorboard
 from comodal.training.loop import Loop, run_stage
+from comodal.training.pretrained import take_pretrained
 from comodal.training.together import leave_together
 from comodal.training.validation import Validator
 
@@ -94,8 +95,8 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
     torch.manual_seed(config.seed)
     method = build_method(run.config, run.problem)
     checkpoint = load_checkpoint(run.path / "resume")
-    if init is not None and checkpoint is None:  # a checkpoint has grown out of them
-        take_weights(method, Run.load(init), emit)
+    if checkpoint is None:  # else it has grown out of them
+        _take_first_weights(run, method, init, emit=emit, write=rank == 0)
     preparer = run.preparer(cache=run.cache)
     validator = Validator(run, preparer, fabric)
     log = _open_log(run, checkpoint) if rank == 0 else None
@@ -109,6 +110,7 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
     if checkpoint is not None and checkpoint.stage >= len(stages):
         got, do = checkpoint.stage, "Start again in a new folder, without --resume"
         raise RunError(message("checkpoint", f"be of one of the {len(stages)} stages", got, file=str(run.path), do=do))
+    seen: Seen = {}
     for index, stage in enumerate(stages):
         if checkpoint is not None and index < checkpoint.stage:
             continue  # the checkpoint's weights hold what that stage learned
@@ -116,10 +118,21 @@ def _train(run: Run, fabric: Fabric, *, init: Path | None, emit: Emit, began: fl
         if here is not None:
             restore_weights(method, here.weights)  # now: encodings are made with them
         cases = stage_cases(run.problem, run.cohort, run.splits["train"], stage=stage)
-        feed = make_feed(run, method, stage, preparer=preparer, cases=cases, augment=stage.augment, rank=rank, world=world)
-        validator.feed = validation_feed(run, method, stage, preparer=preparer) if rank == 0 else None
+        how: dict[str, Any] = {"preparer": preparer, "seen": seen}
+        feed = make_feed(run, method, stage, cases=cases, augment=stage.augment, rank=rank, world=world, **how)
+        validator.feed = validation_feed(run, method, stage, **how) if rank == 0 else None
         run_stage(loop, index, stage, feed=feed, resume=here)
     return loop
+
+
+def _take_first_weights(run: Run, method: Method, init: Path | None, *, emit: Emit, write: bool) -> None:
+    """Those of others from which a new training starts, and a note of where they came from."""
+    taken = take_pretrained(method, emit)
+    if taken and write:
+        file = run.path / "environment.json"
+        write_json(file, {**read_json(file, file.name), "pretrained": taken})
+    if init is not None:
+        take_weights(method, Run.load(init), emit)
 
 
 def _fill_cache(run: Run, preparer: Preparer, stages: Sequence[Stage], emit: Emit) -> None:
@@ -255,8 +268,9 @@ def make_feed(
     augment: bool,
     rank: int = 0,
     world: int = 1,
+    seen: Seen | None = None,
 ) -> Feed:
-    """Where the batches of a stage come from."""
+    """Where the batches of a stage come from; `seen` holds encodings that several stages share."""
     data, training, problem = run.config.data, run.config.training, run.problem
     whole = stage.inputs == "encoded" or problem.task == "classification"
     plain = sampling.Draws(
@@ -268,23 +282,26 @@ def make_feed(
         draws_per_case=1 if whole else data.draws_per_case,
         augment=data.augment if augment else "none",
         seed=training.seed,
+        use=stage.reads,
         weights=case_weights(run.cohort, cases, balanced_targets(stage.balance, problem.targets)) if stage.balance else None,
     )
     join: Any = partial(collate, modalities=problem.modalities, patch=problem.patches)
     workers = training.workers
     draws: Draws = plain
     if stage.inputs == "encoded":
-        draws = EncodedDraws(plain, method, stage, problem=problem, folder=run.cache / "encodings")
+        draws = EncodedDraws(plain, method, stage, problem=problem, folder=run.cache / "encodings", seen=seen)
         join, workers = partial(collate_encoded, problem=problem), 0
     size = stage.batch_size or training.batch_size
     return Feed(draws, join, size, rank=rank, world=world, workers=workers, cases=len(cases))
 
 
-def validation_feed(run: Run, method: Method, stage: Stage, *, preparer: Preparer) -> Feed | None:
+def validation_feed(run: Run, method: Method, stage: Stage, *, preparer: Preparer, seen: Seen | None = None) -> Feed | None:
     """Draws of the validation cases without augmentation, for one process; None where there are none."""
     cases = stage_cases(run.problem, run.cohort, run.splits["val"], stage=stage, needed=False)
     stage = replace(stage, balance=())  # each once, as they are
-    return make_feed(run, method, stage, preparer=preparer, cases=cases, augment=False) if cases else None
+    if not cases:
+        return None
+    return make_feed(run, method, stage, preparer=preparer, cases=cases, augment=False, seen=seen)
 
 
 def _open_log(run: Run, checkpoint: Checkpoint | None) -> MetricsLog:

@@ -92,6 +92,14 @@ PHANTOMS: dict[str, Phantom] = {
         summary="Brain tumours in four MRI sequences and tiles of pathology, three classes, as in CPM-RadPath 2020.",
         ceilings="comodal.data.phantoms.radpath_model:ceilings",
     ),
+    "pairs": Phantom(
+        function="comodal.data.phantoms.pairs:write_pairs",
+        config="comodal.data.phantoms.pairs:PairsPhantom",
+        layout="csv",
+        summary="Pairs of latent vectors whose class is nearly linear in the superior one and a product in the inferior one.",
+        ceilings="comodal.data.phantoms.pairs_model:ceilings",
+        table="table.csv",
+    ),
 }
 
 

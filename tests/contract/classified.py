@@ -1,0 +1,44 @@
+"""Small problems and settings for the methods that classify: a photo, a scan, bags and a vector; three kinds of target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comodal.method import MethodConfig, Problem
+from comodal.methods import load_method
+from comodal.modality import Modality, Target
+
+PHOTO, SCAN = Modality("photo", "image", 2, 3, grid="photo"), Modality("scan", "image", 3, 1, grid="scan")
+VOLUME = Modality("volume", "image", 3, 1, grid="volume")  # seen whole
+TILES, CELLS = Modality("tiles", "bag", 2, 3, grid="tiles"), Modality("cells", "bag", 0, 5)
+BLOOD = Modality("blood", "features", 0, 3)
+# A photo of 33 pixels leaves more than one of the last map, and so does a scan slice by slice: a norm over the batch needs
+# several where a single row has the modality.
+PATCHES = {"photo": (33, 33), "scan": (8, 8, 3), "volume": (8, 8, 8)}
+CLASSES = (
+    Target("diagnosis", "class", ("nevus", "melanoma", "other")),
+    Target("signs", "multilabel", ("veil", "streaks")),
+    Target("grade", "ordinal", ("low", "middle", "high")),
+)
+FAST: dict[str, Any] = {"encoder": "resnet10-quarter", "slices": "mean", "bag": 8, "attention": 4}
+# {method: {what: (modalities, settings)}}: those that classify.
+CLASSIFIED: dict[str, dict[str, tuple[tuple[Modality, ...], dict[str, Any]]]] = {
+    "classifier": {
+        "all kinds": ((PHOTO, SCAN, CELLS, BLOOD), {"vector": 4, "hidden": 4}),
+        "a volume": ((VOLUME,), {"slices": "volume"}),
+    },
+    "clam": {"vectors": ((CELLS,), {}), "tiles": ((TILES,), {"subtyping": True, "k": 1, "class_weights": "balanced"})},
+    "late-fusion": {
+        "all kinds": ((PHOTO, SCAN, CELLS, BLOOD), {}),
+        "frozen": ((PHOTO, CELLS), {"frozen": True, "head_optimiser": "adam"}),
+        "refuse": ((CELLS, BLOOD), {"absent": "refuse"}),
+    },
+    "guidance": {"a photo by cells": ((PHOTO, CELLS), {"superior": ("cells",), "bottleneck": 4})},
+}
+
+
+def classified(name: str, what: str | None = None) -> tuple[Problem, MethodConfig]:
+    """The problem and the settings of a method, the first ones where nobody says which."""
+    modalities, settings = CLASSIFIED[name][what or next(iter(CLASSIFIED[name]))]
+    config = load_method(name).Config.model_validate({**FAST, **settings})
+    return Problem(modalities, CLASSES, 3, patches=PATCHES), config
