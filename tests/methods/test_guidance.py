@@ -126,6 +126,7 @@ def test_frozen_parts_do_not_move_by_a_bit_and_get_no_gradient(problem: Problem,
     method, batch = build(problem, (superior,), both=True), make_batch(problem, 6)
     for name in ("inferior", "superior"):
         train(method, name, batch, steps=3)
+    assert (method.items is not None) == (superior == "slide")  # a bag is learned as CLAM learns it
     method.zero_grad(set_to_none=True)
     kept = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     for name, own in (("guidance", "guide."), ("decoder", "head_guided."), ("both", "head_both.")):
@@ -205,6 +206,21 @@ def test_g_learns_from_pairs_without_labels_and_the_decoder_without_the_superior
     method.enter(stage)
     found, whole = (method.losses(stage_batch(method, stage, each), stage)["mse"] for each in (bare, batch))
     assert torch.equal(found, whole)
+
+
+def test_a_bag_is_learned_as_clam_learns_it() -> None:
+    method, batch = build(PICTURES, ("slide",), instance=0.25, bag_dropout=0.0), make_batch(PICTURES, 4)
+    stage = stage_of(method, "superior")
+    method.enter(stage)
+    found = method.losses(batch, stage)
+    assert method.items is not None
+    encoder, bag = method.superior.encoders["slide"], batch.bag("slide")
+    latent, attention, embedded = encoder(bag.items, bag.valid)
+    of_items = method.items(embedded, attention, bag.valid, batch=batch)
+    of_bag = torch.nn.functional.cross_entropy(method.head_superior(latent)["dx"], batch.targets["dx"])
+    assert float(found["ce/dx"].detach()) == pytest.approx(0.75 * float(of_bag.detach()), rel=1e-5)
+    assert float(found["items/dx"].detach()) == pytest.approx(0.25 * float(of_items["dx"].detach()), rel=1e-5)
+    assert build(PICTURES, ("photo",)).items is None
 
 
 def test_a_case_without_the_pair_teaches_g_nothing() -> None:

@@ -21,6 +21,7 @@ from comodal.modality import Modality, Target
 from comodal.networks.classification import (
     ClassHeads,
     ProportionalOdds,
+    check_target_weights,
     class_probabilities,
     class_weights,
     classification_losses,
@@ -334,3 +335,17 @@ def test_weights_as_a_paper_states_them_and_none() -> None:
 def test_weights_that_cannot_be_are_refused(asked: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         class_weights(asked, problem_of({}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"dy": 1.0}, r"method\.target_weights must name targets of classes; got 'dy'"),
+        ({"dx": 0.0}, "must be above 0; got 0.0"),
+    ],
+)
+def test_factors_of_targets_are_checked(asked: dict[str, float], says: str) -> None:
+    problem = Problem((Modality("blood", "features", 0, 3),), (Target("dx", "class", ("a", "b")),))
+    check_target_weights({"dx": 2.0}, problem)
+    with pytest.raises(ConfigError, match=says):
+        check_target_weights(asked, problem)

@@ -159,6 +159,22 @@ def test_absent_rows_leave_running_statistics_untouched() -> None:
         assert torch.equal(value, second.state_dict()[name])
 
 
+def test_where_weights_to_start_from_go() -> None:
+    photo, tiles = Modality("photo", "image", 2, 3, grid="photo"), Modality("tiles", "bag", 2, 3, grid="tiles")
+    blood = Modality("blood", "features", 0, 2)
+    problem = Problem((photo, tiles, blood), (Target("grade", "class", ("a", "b")),), 2, (40, 40))
+    latents = Latents(problem, ("photo", "tiles", "blood"), EncoderConfig(encoder="resnet10-quarter"))
+    found = latents.pretrained({"photo": "a.safetensors", "tiles": "owner/name"}, "encoder")
+    assert found == {"encoder.encoders.photo": "a.safetensors", "encoder.encoders.tiles.items": "owner/name"}
+    assert all(isinstance(latents.get_submodule(name.removeprefix("encoder.")), ImageEncoder) for name in found)
+    few = Latents(problem, ("tiles",), EncoderConfig(encoder="resnet10-quarter"))
+    assert few.pretrained({"photo": "a.safetensors"}, "superior") == {}  # another part of the method has it
+    with pytest.raises(ConfigError, match=r"must name modalities with an encoder of images; got 'blood'.*photo, tiles"):
+        latents.pretrained({"blood": "a"}, "encoder")
+    with pytest.raises(ConfigError, match=r"method\.pretrained must name modalities of the problem; got 'foto'"):
+        Latents(problem, ("photo",), EncoderConfig(encoder="resnet10-quarter", pretrained={"foto": "a"}))
+
+
 # ---------------------------------------------------------------------------------------------- transformers' networks
 def test_without_transformers_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)

@@ -173,7 +173,7 @@ def test_what_is_said(result: StudyResult, tmp_path: Path) -> None:
     assert "seeds 1 instead of 3" in page and "steps 3 instead of 900" in page
     assert [table.caption for table in text.numbers] == [
         "Published, and ours [95 % interval over patients]",
-        "Ours: G + I minus I, case by case, on the same runs",
+        "Ours: G + I minus I, on the same cases of the same runs",
         "McNemar's exact test of G + I against I",
     ]
     significance = guidance_text(replace(found, table=replace(STUB, shows="significance")))

@@ -28,6 +28,7 @@ from comodal.method import Citation, Method, MethodConfig, Monitor, OneStageConf
 from comodal.networks.classification import (
     ClassHeads,
     ClassWeights,
+    check_target_weights,
     class_probabilities,
     class_targets,
     class_weights,
@@ -75,6 +76,7 @@ class CLAM(Method):
 
     def __init__(self, problem: Problem, config: CLAMConfig) -> None:
         super().__init__(problem, config)
+        check_target_weights(config.target_weights, problem)
         if [modality.kind for modality in problem.modalities] != ["bag"]:
             got = ", ".join(f"{m.name} ({m.kind})" for m in problem.modalities)
             do = "Choose the bag in data.modalities, or take classifier, which reads several modalities of any kind"

@@ -21,6 +21,7 @@ from comodal.method import Citation, Method, MethodConfig, Prediction, Problem, 
 from comodal.networks.class_settings import ClassificationConfig
 from comodal.networks.classification import (
     ClassHeads,
+    check_target_weights,
     class_probabilities,
     class_weights,
     classification_losses,
@@ -47,6 +48,7 @@ class Classifier(Method):
 
     def __init__(self, problem: Problem, config: ClassifierConfig) -> None:
         super().__init__(problem, config)
+        check_target_weights(config.target_weights, problem)
         self.encoder = Latents(problem, problem.names, config, fusion=config.fusion)
         self.heads = ClassHeads(problem.targets, self.encoder.size, hidden=config.hidden, dropout=config.dropout)
         self.class_weights = class_weights(config.class_weights, problem)

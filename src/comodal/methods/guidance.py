@@ -42,10 +42,11 @@ from comodal.method import (
     Requirements,
     Stage,
 )
-from comodal.networks.class_settings import ClassificationConfig, roles
+from comodal.networks.class_settings import GuideConfig, roles
 from comodal.networks.classification import (
     ClassHeads,
     ClassWeights,
+    check_target_weights,
     class_probabilities,
     class_weights,
     classification_losses,
@@ -53,18 +54,21 @@ from comodal.networks.classification import (
 from comodal.networks.guide import (
     GuideLoss,
     GuideSet,
+    any_of,
     changes,
+    columns_of,
     guide_terms,
     squared_error,
 )
-from comodal.networks.latents import Latents
+from comodal.networks.latents import BagEncoder, Latents
+from comodal.networks.pooling import InstanceLoss
 from comodal.networks.segmentation import labelled_where
 from comodal.networks.subsets import draw_subsets
 
 ReadOut = Literal["guided", "guide", "inferior", "superior", "both"]
 
 
-class GuidanceConfig(ClassificationConfig):
+class GuidanceConfig(GuideConfig):
     """Configuration of `guidance`. The settings of a stage alone are those of the two classifiers."""
 
     at_test: ClassVar[frozenset[str]] = frozenset({"read_out"})
@@ -75,23 +79,7 @@ class GuidanceConfig(ClassificationConfig):
     both: bool = Field(False, description="also train S + I, a decoder on both true latents, to compare with")
     partial: bool = Field(False, description="predict from any of several inferior modalities: a G for each, averaged")
     decoder_weights: ClassWeights | None = Field(None, description="the same for the decoder alone; null: as class_weights")
-    guide_loss: GuideLoss | dict[GuideLoss, float] = Field(
-        "mse", description="mse (the paper), cosine, infonce, heteroscedastic, logits; or {loss: weight}"
-    )
-    bottleneck: int | None = Field(None, ge=1, description="narrowest layer of G; null: a quarter of the inferior latent")
-    guide_dropout: float = Field(0.25, ge=0, lt=1, description="after each hidden layer of G")
-    standardise: bool = Field(False, description="divide each number's squared error by its variance over training latents")
-    guide_optimiser: Literal["adam", "adamw", "sgd"] = Field("sgd", description="of G; with momentum 0.9")
-    guide_rate: float = Field(0.5, gt=0, description="of G: right for sgd and small latents; 1e-3 for adam")
-    guide_epochs: int = Field(150, ge=1, description="of G")
-    guide_batch: int = Field(50, ge=1, description="pairs in a step of G")
-    decoder_hidden: int = Field(0, ge=0, description="units of a hidden layer of the decoder; 0: linear")
-    decoder_dropout: float = Field(0.0, ge=0, lt=1, description="on the decoder's input")
-    decoder_optimiser: Literal["adam", "adamw", "sgd"] = Field("sgd", description="of the decoder; with momentum 0.9")
-    decoder_rate: float = Field(1e-3, gt=0, description="of the decoder")
-    decoder_decay: float = Field(0.0, ge=0, description="weight decay of the decoder")
-    decoder_epochs: int = Field(500, ge=1, description="of the decoder")
-    decoder_batch: int = Field(50, ge=1, description="cases in a step of the decoder")
+    instance: float = Field(0.3, ge=0, lt=1, description="share of CLAM's instance loss where the superior modality is a bag")
     finetune: Literal["none", "guide", "all"] = Field(
         "none", description="train on, end to end: none (the paper), G and decoder, or the inferior encoder as well"
     )
@@ -114,6 +102,7 @@ class Guidance(Method):
 
     def __init__(self, problem: Problem, config: GuidanceConfig) -> None:
         super().__init__(problem, config)
+        check_target_weights(config.target_weights, problem)
         self.better, self.cheaper = roles(problem, superior=config.superior, inferior=config.inferior)
         if config.read_out == "both" and not config.both:
             raise ConfigError(message("method.read_out", "be trained", "both", do="Train with method.both=true"))
@@ -125,6 +114,8 @@ class Guidance(Method):
         targets = problem.targets
         self.head_inferior = ClassHeads(targets, self.inferior.size, hidden=config.hidden, dropout=config.dropout)
         self.head_superior = ClassHeads(targets, self.superior.size, hidden=config.hidden, dropout=config.dropout)
+        bag = len(self.better) == 1 and isinstance(self.superior.encoders[self.better[0]], BagEncoder) and config.instance > 0
+        self.items = InstanceLoss(self.superior.size, targets) if bag else None
         self.guide = self._new_guide()
         self.head_guided = self._decoder()
         self.head_both = self._decoder() if config.both else None
@@ -142,9 +133,8 @@ class Guidance(Method):
         if not self.guide_losses or min(self.guide_losses.values()) <= 0:
             do = "For instance {mse: 1, logits: 0.5}"
             raise ConfigError(message("method.guide_loss", "give each loss a weight above 0", asked, do=do))
-        size, critic = self.superior.size, None
-        if "infonce" in self.guide_losses:
-            critic = CosineCritic(size, size, embedding=None)
+        size = self.superior.size
+        critic = CosineCritic(size, size, embedding=None) if "infonce" in self.guide_losses else None
         return GuideSet(
             self.inferior,
             self.superior,
@@ -168,6 +158,12 @@ class Guidance(Method):
         """The modalities that the read-out rests on."""
         roles = {"superior": self.better, "both": self.problem.names}
         return roles.get(self.config.read_out, self.cheaper)
+
+    @property
+    def pretrained(self) -> Mapping[str, str]:
+        """Weights of the encoders of both roles."""
+        asked = self.config.pretrained
+        return self.inferior.pretrained(asked, "inferior") | self.superior.pretrained(asked, "superior")
 
     def supports(self, subset: Iterable[str]) -> bool:
         """Subsets with all that the read-out rests on; with `partial`, with one inferior modality."""
@@ -239,7 +235,7 @@ class Guidance(Method):
         config, names = self.config, self.cheaper if role == "inferior" else self.better
         return Stage(
             role,
-            (role, f"head_{role}"),
+            (role, f"head_{role}", *(("items",) if role == "superior" and self.items is not None else ())),
             {"": config.optimisation()},
             modalities=modalities,
             reads=names,
@@ -264,6 +260,8 @@ class Guidance(Method):
 
     def losses(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """Cross-entropy of the classifiers and decoders; of G, how far its estimate is from the superior latent."""
+        if stage.name == "superior" and self.items is not None:
+            return self._bag_terms(batch, self.items)
         if stage.inputs == "raw":
             batch = batch.restrict(self._hide(batch.present))
             latents = self._encoded(batch, {"inferior": self.cheaper, "superior": self.better}.get(stage.name))
@@ -289,6 +287,17 @@ class Guidance(Method):
                 terms |= {f"inferior/{name}": value for name, value in more.items()}
         return terms
 
+    def _bag_terms(self, batch: Batch, items: InstanceLoss) -> dict[str, Tensor]:
+        """The superior classifier as CLAM: cross-entropy of the bag, and the instance loss of its items."""
+        (name,), share, factors = self.better, self.config.instance, self.config.target_weights
+        bag, targets = batch.bag(name), self.problem.targets
+        latent, attention, embedded = self.superior.encoders[name](bag.items, bag.valid)
+        known, logits = labelled_where(batch, batch.is_present(name)), self.head_superior(latent)
+        terms = classification_losses(logits, known, targets, class_weights=self.weights, target_weights=factors)
+        of_items = items(embedded, attention, bag.valid, batch=known)
+        more = {f"items/{key}": share * factors.get(key, 1.0) * value for key, value in of_items.items()}
+        return {key: (1 - share) * value for key, value in terms.items()} | more
+
     def _hide(self, present: Tensor) -> Tensor:
         """With `partial`, rows are seen through random subsets of their inferior modalities."""
         if not (self.config.partial and self.training):
@@ -300,10 +309,10 @@ class Guidance(Method):
 
     def _guide_terms(self, batch: Batch, latents: Mapping[str, Tensor], present: Tensor) -> Losses:
         """The losses of G, Equation (4), on the rows that have a pair; beside them the error of the mean as an estimate."""
-        columns = self._columns(present)
+        columns = columns_of(self.problem.names, present)
         truth = self.superior.join(latents, columns).detach()
         parts = [columns[name][:, None].expand(-1, self.superior.sizes[name]) for name in self.better]
-        known = torch.cat(parts, dim=1) & _any(columns, self.cheaper)[:, None]
+        known = torch.cat(parts, dim=1) & any_of(columns, self.cheaper)[:, None]
         moments = self.guide.moments
         if self.guide.training:
             moments.update(truth, known)
@@ -345,13 +354,10 @@ class Guidance(Method):
         found = self.inferior.encode(batch) if wanted & set(self.cheaper) else {}
         return found | (self.superior.encode(batch) if wanted & set(self.better) else {})
 
-    def _columns(self, present: Tensor) -> dict[str, Tensor]:
-        return {name: present[:, i] for i, name in enumerate(self.problem.names)}
-
     def _logits(self, how: ReadOut, latents: Mapping[str, Tensor], present: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Logits, and (B,) bool the rows that have what they rest on."""
-        columns = self._columns(present)
-        rows = _any(columns, self.better if how == "superior" else self.cheaper)
+        columns = columns_of(self.problem.names, present)
+        rows = any_of(columns, self.better if how == "superior" else self.cheaper)
         if how == "superior":
             return self.head_superior(self.superior.join(latents, columns)), rows
         inferior = self.inferior.join(latents, columns)
@@ -359,7 +365,7 @@ class Guidance(Method):
             return self.head_inferior(inferior), rows
         if how == "both" and self.head_both is not None:
             superior = self.superior.join(latents, columns)
-            return self.head_both(torch.cat([superior, inferior], dim=1)), rows & _any(columns, self.better)
+            return self.head_both(torch.cat([superior, inferior], dim=1)), rows & any_of(columns, self.better)
         estimate, _ = self.guide.estimate(inferior, columns)
         if how == "guide":
             return self.head_superior(estimate), rows
@@ -380,7 +386,7 @@ class Guidance(Method):
         where the answer is not that of I; inferior/<target>: probabilities of I. With a heteroscedastic G also uncertainty:
         the mean of error variance over latent variance.
         """
-        columns, moments, targets = self._columns(present), self.guide.moments, self.head_guided.targets
+        columns, moments, targets = columns_of(self.problem.names, present), self.guide.moments, self.head_guided.targets
         inferior = self.inferior.join(latents, columns)
         estimate, log_variance = self.guide.estimate(inferior, columns)
         extras = {"distance": moments.distance(estimate)}
@@ -388,8 +394,3 @@ class Guidance(Method):
             extras["uncertainty"] = (log_variance.exp() / moments.variance)[:, moments.alive].mean(dim=1)
         alone = class_probabilities(self.head_inferior(inferior), targets)
         return extras | changes(alone, found, targets) | {f"inferior/{name}": value for name, value in alone.items()}
-
-
-def _any(columns: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:
-    """(B,) bool: rows that have one of these."""
-    return torch.stack([columns[name] for name in names]).any(dim=0)

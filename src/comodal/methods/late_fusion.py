@@ -47,6 +47,7 @@ from comodal.networks.classification import (
     ClassHeads,
     ClassWeights,
     Logits,
+    check_target_weights,
     class_probabilities,
     class_weights,
     classification_losses,
@@ -97,6 +98,7 @@ class LateFusion(Method):
 
     def __init__(self, problem: Problem, config: LateFusionConfig) -> None:
         super().__init__(problem, config)
+        check_target_weights(config.target_weights, problem)
         if len(problem.modalities) < 2:
             got, do = ", ".join(problem.names), "Add one to data.modalities, or take classifier"
             raise ConfigError(message("method late-fusion", "get two or more modalities", got, do=do))

@@ -10,6 +10,7 @@ from pydantic import Field
 from comodal.errors import ConfigError, message, nearest
 from comodal.method import Monitor, OneStageConfig, Problem
 from comodal.networks.classification import ClassWeights
+from comodal.networks.guide import GuideLoss
 from comodal.networks.latents import EncoderConfig, Fusion
 
 
@@ -27,6 +28,28 @@ class ClassificationConfig(OneStageConfig, EncoderConfig):
     def monitor(self, *subsets: tuple[str, ...]) -> Monitor:
         """What a stage is judged by, on cases seen through these subsets; none leaves that to the training."""
         return Monitor(self.judge, "min" if self.judge == "loss" else "max", self.patience, subsets or None)
+
+
+class GuideConfig(ClassificationConfig):
+    """Settings of G, and of decoders on frozen latents. The defaults are those of Mallya and Hamarneh (2022)."""
+
+    guide_loss: GuideLoss | dict[GuideLoss, float] = Field(
+        "mse", description="mse (the paper), cosine, infonce, heteroscedastic, logits; or {loss: weight}"
+    )
+    bottleneck: int | None = Field(None, ge=1, description="narrowest layer of G; null: a quarter of the inferior latent")
+    guide_dropout: float = Field(0.25, ge=0, lt=1, description="after each hidden layer of G")
+    standardise: bool = Field(False, description="divide each number's squared error by its variance over training latents")
+    guide_optimiser: Literal["adam", "adamw", "sgd"] = Field("sgd", description="of G; with momentum 0.9")
+    guide_rate: float = Field(0.5, gt=0, description="of G: right for sgd and small latents; 1e-3 for adam")
+    guide_epochs: int = Field(150, ge=1, description="of G")
+    guide_batch: int = Field(50, ge=1, description="pairs in a step of G")
+    decoder_hidden: int = Field(0, ge=0, description="units of a hidden layer of the decoder; 0: linear")
+    decoder_dropout: float = Field(0.0, ge=0, lt=1, description="on the decoder's input")
+    decoder_optimiser: Literal["adam", "adamw", "sgd"] = Field("sgd", description="of the decoder; with momentum 0.9")
+    decoder_rate: float = Field(1e-3, gt=0, description="of the decoder")
+    decoder_decay: float = Field(0.0, ge=0, description="weight decay of the decoder")
+    decoder_epochs: int = Field(500, ge=1, description="of the decoder")
+    decoder_batch: int = Field(50, ge=1, description="cases in a step of the decoder")
 
 
 def roles(problem: Problem, *, superior: Sequence[str], inferior: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -62,10 +62,11 @@ class ProportionalOdds(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, F) to (B, K) log probabilities."""
-        over = self.slope(z).float() - self.thresholds().float()  # (B, K - 1): log odds of being above each threshold
+        thresholds = self.thresholds().float()
+        over = self.slope(z).float() - thresholds  # (B, K - 1): log odds of being above each threshold
         # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) for a > b, without a difference of near equals
         above, below = logsigmoid(over), logsigmoid(-over)
-        between = above[:, :-1] + below[:, 1:] + torch.log(-torch.expm1(over[:, 1:] - over[:, :-1]))
+        between = above[:, :-1] + below[:, 1:] + torch.log(-torch.expm1(-thresholds.diff()))
         return torch.cat([below[:, :1], between, above[:, -1:]], dim=1)
 
 
@@ -160,6 +161,25 @@ def _balanced(target: Target, have: int, known: int) -> float:
     if target.kind == "multilabel":  # where nobody is without it, there is nothing to balance
         return (known - have) / have if known > have else 1.0
     return known / (len(target.classes) * have)
+
+
+def check_target_weights(asked: Mapping[str, float], problem: Problem) -> None:
+    """Refuses factors of losses that are of no target of classes, or not positive.
+
+    Args:
+        asked: {target: factor}.
+        problem: Has the targets.
+
+    Raises:
+        ConfigError: An unknown target, or a factor that is not above 0.
+    """
+    names = [target.name for target in class_targets(problem.targets)]
+    for name, weight in asked.items():
+        if name not in names:
+            raise ConfigError(message("method.target_weights", "name targets of classes", repr(name), do=nearest(name, names)))
+        if not weight > 0:
+            do = "To leave a target out, name the others in data.targets"
+            raise ConfigError(message(f"method.target_weights.{name}", "be above 0", weight, do=do))
 
 
 def classification_losses(

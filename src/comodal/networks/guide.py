@@ -5,7 +5,7 @@ Mallya and Hamarneh (2022), Section 3 (ii). Axis letters: B batch, I and S numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -162,6 +162,16 @@ def shrunk(estimate: Tensor, log_variance: Tensor, moments: Moments) -> Tensor:
     """
     variance = moments.variance
     return moments.mean + (estimate - moments.mean) * variance / (variance + log_variance.exp())
+
+
+def columns_of(names: Iterable[str], present: Tensor) -> dict[str, Tensor]:
+    """{modality: (B,) bool} from (B, M) bool."""
+    return dict(zip(names, present.unbind(dim=1), strict=True))
+
+
+def any_of(columns: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:
+    """(B,) bool: rows that have one of these modalities."""
+    return torch.stack([columns[name] for name in names]).any(dim=0)
 
 
 def masked_mean(values: Tensor, known: Tensor) -> Tensor:

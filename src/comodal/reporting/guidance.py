@@ -101,7 +101,7 @@ def _gains(found: GuidanceReproduction) -> Iterable[PlainTable]:
         n = next((gain.difference.n for gain in own if gain.difference), 0)
         texts = [text for gain in own for text in (_difference(gain.difference), _share(gain.closed))]
         rows.append((column, str(n), *texts))
-    yield PlainTable(tuple(head), tuple(rows), f"Ours: {guided} minus {inferior}, case by case, on the same runs")
+    yield PlainTable(tuple(head), tuple(rows), f"Ours: {guided} minus {inferior}, on the same cases of the same runs")
 
 
 def _improvements(found: GuidanceReproduction) -> Iterable[PlainTable]:
