@@ -11,12 +11,14 @@ from comodal.evaluation.table import StudyTable
 from comodal.information.fit import InformationReport
 from comodal.information.fold import FitSettings
 from comodal.run import Run
+from comodal.study.cohorts import write_phantom
 from comodal.study.demo import prepare_demo
 from comodal.study.guidance import beside_guidance
 from comodal.study.information import Array, compare
+from comodal.study.melanoma import MelanomaReproduction, infer_melanoma
 from comodal.study.published import PublishedTable, load_table
 from comodal.study.published_ciml import VariantTable
-from comodal.study.published_guidance import GuidanceTable
+from comodal.study.published_guidance import CHECKLISTS, ChecklistTable, GuidanceTable
 from comodal.study.reproducing import beside, prepare_table
 from comodal.study.shapes import beside_shapes, panels
 from comodal.study.study import StudyResult, run_study
@@ -24,6 +26,7 @@ from comodal.study.variants import beside_variants
 from comodal.training.events import Emit, Said, Table, silent
 
 if TYPE_CHECKING:
+    from comodal.reporting.melanoma import MelanomaText
     from comodal.reporting.reproduction import AnyReproduction, ReproductionText
     from comodal.reporting.variants import VariantText
 
@@ -124,7 +127,9 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     return result, Table(plain.caption + more, plain.columns, plain.rows)
 
 
-def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent) -> AnyReproduction:
+def reproduce(
+    table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent
+) -> AnyReproduction | MelanomaReproduction:
     """One published table: ours beside the published numbers, on the phantom where no data are given.
 
     Cohort and study are laid out in `out`; a study.yaml that is there is used as it is, and what was trained is not trained
@@ -138,7 +143,8 @@ def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_eve
 
     Returns:
         The published and our numbers: a `Reproduction` of a table by subsets of modalities, a `VariantReproduction` of one by
-        methods or variants, a `ShapesReproduction` of ShapeComposition, a `GuidanceReproduction` of guidance.
+        methods or variants, a `ShapesReproduction` of ShapeComposition, a `GuidanceReproduction` of guidance, and for
+        "guidance/melanoma", which trains nothing, a `MelanomaReproduction`.
 
     Raises:
         ConfigError: An unknown table, or a folder with another cohort.
@@ -149,6 +155,8 @@ def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_eve
     from comodal.reporting.shapes import shapes_text, write_pictures
     from comodal.reporting.variants import variant_text
 
+    if table in CHECKLISTS:
+        return _checklist(CHECKLISTS[table], Path(out), data, on_event)
     published, root = load_table(table), None if data is None else Path(data)
     study_file = prepare_table(published, Path(out), root=root, emit=on_event)
     result, _ = _write_study(study_file, Path(out), on_event)
@@ -167,12 +175,29 @@ def reproduce(table: str, *, out: PathLike, data: PathLike | None = None, on_eve
         found = beside_shapes(published, result, emit=on_event)
         write_pictures(found, panels(found), Path(out))
         text = shapes_text(found)
-    (Path(out) / "reproduction.md").write_text(text.markdown(), encoding="utf-8")
-    for plain in text.tables:
-        on_event(Table(plain.caption, plain.columns, plain.rows))
-    for note in text.notes:
-        on_event(Said("info", note))
+    _say(text, Path(out), on_event)
     return found
+
+
+def _checklist(table: ChecklistTable, out: Path, data: PathLike | None, emit: Emit) -> MelanomaReproduction:
+    """The seven-point score of true criteria, on the data set or on the phantom."""
+    from comodal.reporting.melanoma import melanoma_text
+
+    out.mkdir(parents=True, exist_ok=True)
+    if data is None:
+        settings = dict(table.phantom)
+        write_phantom(str(settings.pop("name")), out, settings, emit=emit)
+    found = infer_melanoma(out / "files" if data is None else Path(data))
+    _say(melanoma_text(found), out, emit)
+    return found
+
+
+def _say(text: ReproductionText | VariantText | MelanomaText, out: Path, emit: Emit) -> None:
+    (out / "reproduction.md").write_text(text.markdown(), encoding="utf-8")
+    for plain in text.tables:
+        emit(Table(plain.caption, plain.columns, plain.rows))
+    for note in text.notes:
+        emit(Said("info", note))
 
 
 def demo(out: PathLike, *, on_event: Emit = silent) -> Path:

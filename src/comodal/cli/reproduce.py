@@ -33,8 +33,14 @@ def reproduce(
     """
     known_name(name, known_tables(), owner="TABLE", kind="table")
     from comodal import api
+    from comodal.study.melanoma import MelanomaReproduction
 
     found = api.reproduce(name, out=out, data=data, on_event=console.on_event)
+    if isinstance(found, MelanomaReproduction):
+        written = {"reproduction": out / "reproduction.md"}
+        document = {"table": name, "title": known_tables()[name].title, "synthetic": found.synthetic, "release": found.release}
+        document |= {"lines": found.lines, "mismatches": found.mismatches, "suspicious": found.suspicious, "files": written}
+        return Answer(document, show=[f"Beside the references: {written['reproduction']}"])
     table = found.table
     files = {"study": out / "study.yaml", "reproduction": out / "reproduction.md", "table": out / "table.md"}
     files |= {path.stem: path for path in found.study.further_tables.values()}

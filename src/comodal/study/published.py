@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from comodal.errors import ConfigError, message, nearest
 from comodal.study.published_ciml import VARIANTS, ShapesTable, VariantTable
-from comodal.study.published_guidance import GUIDANCE, GuidanceTable
+from comodal.study.published_guidance import CHECKLISTS, GUIDANCE, ChecklistTable, GuidanceTable
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ TABLES: dict[str, PublishedTable] = {
 }
 
 
-def known_tables() -> dict[str, AnyTable]:
-    """Every published table by its name: those of TABLES, whose rows are subsets of modalities, of VARIANTS and of GUIDANCE."""
-    return {**TABLES, **VARIANTS, **GUIDANCE}
+def known_tables() -> dict[str, AnyTable | ChecklistTable]:
+    """Every table by its name: of TABLES, whose rows are subsets of modalities, VARIANTS, GUIDANCE, and CHECKLISTS."""
+    return {**TABLES, **VARIANTS, **GUIDANCE, **CHECKLISTS}
 
 
 def load_table(name: str) -> AnyTable:
@@ -125,7 +125,7 @@ def load_table(name: str) -> AnyTable:
     >>> load_table("cmim/table2").rows[0].numbers["CMIM"]
     23.37
     """
-    known = known_tables()
+    known: dict[str, AnyTable] = {**TABLES, **VARIANTS, **GUIDANCE}
     if name not in known:
-        raise ConfigError(message("TABLE", "be a known table", repr(name), do=nearest(name, known)))
+        raise ConfigError(message("TABLE", "be a known table", repr(name), do=nearest(name, known_tables())))
     return known[name]

@@ -249,7 +249,57 @@ FIGURE_S1 = replace(
     shows="improvements",
 )
 
+_TOY = {"S + I": 0.768, "S": 0.857, "I": 0.421, "G(I)": 0.497, "G(I) + I": 0.481}
+
+TOY = GuidanceTable(
+    title="The toy of guidance: a class that is a product of causes, and linear decoders",
+    caption="Accuracy on pairs of latent vectors (phantom pairs); guidance adds no information, only an input easily read",
+    source="no paper prints it; the references are of an earlier toy of comodal with another generator, 600 pairs and 8 seeds",
+    remarks=(
+        "I(Y; G(I), I) = I(Y; I): G(I) is a function of I. What is gained is what a linear decoder of I cannot read.",
+        "The best that any method can reach from the inferior vector stands beside each row (BA at best).",
+    ),
+    statement="",
+    rows=(
+        GuidanceRow("S + I", "both"),
+        GuidanceRow("S", "superior"),
+        GuidanceRow("I", "inferior"),
+        GuidanceRow("G(I)", "guide"),
+        GuidanceRow("G(I) + I", "guided"),
+    ),
+    columns=(GuidanceColumn("pairs", "pairs", "diagnosis", {(row, "accuracy"): value for row, value in _TOY.items()}),),
+    metrics={"accuracy": "accuracy", "balanced_accuracy": "BA"},
+    shows="numbers",
+    layout="csv",
+    data="",
+    cases=0,
+    study="guidance_toy.yaml",
+    phantom={"name": "pairs", "cases": 1600, "seed": 0},
+    phantom_study="guidance_toy.yaml",
+)
+
+
+@dataclass(frozen=True)
+class ChecklistTable:
+    """What is computed from the tables of a data set alone, without any training.
+
+    Attributes:
+        title: What it is.
+        phantom: Arguments of `comodal.api.phantom` where no data are given.
+    """
+
+    title: str
+    phantom: Mapping[str, int | str]
+
+
+CHECKLISTS: dict[str, ChecklistTable] = {
+    "guidance/melanoma": ChecklistTable(
+        "Melanoma inferred from the true seven-point criteria of Derm7pt", {"name": "skin", "cases": 120, "size": 64}
+    )
+}
+
 GUIDANCE: dict[str, GuidanceTable] = {
+    "guidance/toy": TOY,
     "guidance/table1": TABLE1,
     "guidance/table2": TABLE2,
     "guidance/significance": SIGNIFICANCE,

@@ -106,7 +106,7 @@ def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit:
     """
     csv = out / "cohort.csv"
     if root is not None:
-        if isinstance(table, ShapesTable):
+        if isinstance(table, ShapesTable) or not table.data:
             rule, do = "be left out, since this table has no data set but the phantom", "Leave --data out"
             raise ConfigError(message("--data", rule, root, do=do))
         _index(table, root, csv, emit)
