@@ -274,6 +274,11 @@ class Method(nn.Module):
         """{parameter prefix: file of safetensors, or id on the hub} of weights to start from; the training loads them."""
         return {}
 
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """Prefixes of buffers that were counted over training cases; `--init` leaves those of another training there."""
+        return ()
+
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
         """`predict(batch) == decode(encode(batch), batch.present)`. `features` may lack modalities that no row has."""
         raise NotImplementedError(f"{type(self).__name__} has no decode; ask `encodes` first.")

@@ -58,6 +58,7 @@ class Stage:
         train: Parameter prefixes that are stepped ("" is all). Everything else is frozen and runs in eval mode.
         optimisers: {prefix: how}; the longest matching prefix wins; every trained parameter must have one.
         modalities: Cases must have all of these to take part.
+        one_of: Groups of modalities of each of which a case must have one to take part.
         targets: Cases must have all of these to take part; None asks for any one, () for none (learning without labels).
         reads: Modalities that it looks at; the files of others are not opened. None: all. A case must have one of them.
         inputs: "raw", or "encoded": each case is encoded once by `Method.encode` and its features are the inputs.
@@ -77,6 +78,7 @@ class Stage:
     train: tuple[str, ...] = ("",)
     optimisers: Mapping[str, Optimiser] = field(default_factory=lambda: {"": Optimiser()})
     modalities: tuple[str, ...] = ()
+    one_of: tuple[tuple[str, ...], ...] = ()
     targets: tuple[str, ...] | None = None
     reads: tuple[str, ...] | None = None
     inputs: Literal["raw", "encoded"] = "raw"

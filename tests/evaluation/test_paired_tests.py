@@ -192,7 +192,7 @@ def test_of_several_runs_probabilities_are_averaged_and_each_pair_is_told() -> N
         one_of(paired_tests(a, b, targets=["side"], resamples=2), "side", "DeLong") for a, b in zip(ours, theirs, strict=True)
     ]
     assert found.p_runs == pytest.approx([one.p_value for one in single])
-    assert found.note == "of the mean probabilities of 3 and 3 runs"
+    assert found.note == "of the mean probabilities of each case over those runs that test it, 3 and 3 runs in all"
     boot = one_of(rows, "side", "bootstrap", metric="AUROC")
     assert boot.effect == pytest.approx(np.mean([one.effect or 0 for one in single]))  # the mean over runs, no ensemble
     assert boot.p_runs == () and boot.note == "mean over 3 and 3 runs"

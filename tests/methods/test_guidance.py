@@ -208,6 +208,17 @@ def test_g_learns_from_pairs_without_labels_and_the_decoder_without_the_superior
     assert torch.equal(found, whole)
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_case_of_one_role_is_no_pair(partial: bool) -> None:
+    """Also where several modalities share a role: a validation without a pair would call the first weights the best."""
+    method = build(SEVERAL, ("blood", "genes"), partial=partial, finetune="guide", balance=("dx",))
+    assert stage_of(method, "guidance").one_of == (("t1", "t2"), ("blood", "genes"))
+    assert stage_of(method, "decoder").one_of == stage_of(method, "finetune").one_of == (("t1", "t2"),)
+    assert stage_of(method, "finetune").balance == ("dx",)
+    (prefix,) = method.counted
+    assert any(name.startswith(f"{prefix}.") for name in method.state_dict())
+
+
 def test_a_bag_is_learned_as_clam_learns_it() -> None:
     method, batch = build(PICTURES, ("slide",), instance=0.25, bag_dropout=0.0), make_batch(PICTURES, 4)
     stage = stage_of(method, "superior")
@@ -284,6 +295,11 @@ def test_a_target_of_the_latents_is_an_average_after_a_relu() -> None:
         ({"superior": ("dear",), "read_out": "both"}, r"Train with method\.both=true"),
         ({"superior": ("dear",), "both": True, "finetune": "all"}, "on which S \\+ I rests"),
         ({"superior": ("dear",), "guide_loss": {}}, "give each loss a weight above 0"),
+        (
+            {"superior": ("dear",), "guide_loss": "cosine", "standardise": True},
+            "no mse, which alone it changes; got true with cosine",
+        ),
+        ({"superior": ("dear",), "partial": True, "fusion": "channels"}, "be latents where partial gives each modality a G"),
     ],
     ids=str,
 )

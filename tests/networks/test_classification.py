@@ -229,6 +229,18 @@ def test_a_higher_score_never_makes_a_higher_class_less_likely() -> None:
     assert p[0].tolist() == pytest.approx([1, 0, 0, 0]) and p[-1].tolist() == pytest.approx([0, 0, 0, 1])
 
 
+def test_a_class_that_nobody_has_may_shrink_to_nothing() -> None:
+    """Its gap is below the rounding of the thresholds around it: unlikely, but of finite loss and gradient."""
+    head = ProportionalOdds(1, 4)
+    with torch.no_grad():
+        head.first.fill_(10.0)
+        head.gaps.fill_(-20.0)
+    log_p = head(torch.ones(2, 1))
+    assert bool(log_p.isfinite().all())
+    torch.nn.functional.cross_entropy(log_p, torch.tensor([0, 3])).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in head.parameters())
+
+
 def test_gradients_of_the_ordinal_head_are_right_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "float", Tensor.double)  # it computes in single precision whatever comes in
     torch.manual_seed(1)

@@ -144,6 +144,29 @@ def test_moments_are_those_of_all_vectors() -> None:
     assert moments.alive.tolist() == [True, True, False]
 
 
+def test_moments_of_numbers_that_only_some_rows_have_are_those_of_these_rows() -> None:
+    """Of two superior modalities a case may have one: its columns alone are known."""
+    vectors, moments = drawn(40, 3).float() * torch.tensor([1.0, 5.0, 2.0]) + 2, Moments(3)
+    known = torch.ones(40, 3, dtype=torch.bool)
+    known[::2, 2] = False
+    for part, mask in zip(vectors.split(8), known.split(8), strict=True):
+        moments.update(torch.where(mask, part, NAN), mask)
+    have = vectors[1::2, 2].numpy()
+    assert moments.mean.tolist() == pytest.approx([*vectors[:, :2].mean(0).tolist(), have.mean()], abs=1e-5)
+    assert moments.variance.tolist() == pytest.approx([*vectors[:, :2].numpy().var(0).tolist(), have.var()], rel=1e-4)
+    before, mask = (moments.mean[2].clone(), moments.variance[2].clone()), known.clone()
+    mask[:, 2] = False
+    moments.update(vectors, mask)  # a batch in which nobody has it
+    assert [float(moments.mean[2]), float(moments.variance[2])] == pytest.approx([float(v) for v in before], rel=1e-5)
+
+
+def test_a_silent_number_does_not_outweigh_the_others() -> None:
+    moments = Moments(3)
+    assert moments.scale.tolist() == [1.0, 1.0, 1.0]
+    moments.update(torch.tensor([[0.0, 0.0, 0.0], [2.0, 4.0, 0.0]]), torch.ones(2, 3, dtype=torch.bool))  # variances 1, 4, 0
+    assert moments.scale.tolist() == pytest.approx([1.0, 4.0, 0.01 * 5 / 3])
+
+
 def test_a_latent_like_those_seen_is_at_distance_one() -> None:
     vectors, moments = drawn(4000, 50).float() * 3 + 1, Moments(50)
     assert moments.distance(vectors[:2]).tolist() == [0.0, 0.0]  # nothing was seen yet

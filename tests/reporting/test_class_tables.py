@@ -12,7 +12,7 @@ from comodal.evaluation.table import StudyTable
 from comodal.reporting.class_tables import class_tables
 from comodal.reporting.drops import drop_document, drop_table, page_drops
 from comodal.reporting.page_tables import page_tables
-from comodal.reporting.tables import class_targets, markdown_table, shown_metrics, terminal_table, used_notes
+from comodal.reporting.tables import class_targets, markdown_table, shown_metrics, study_markdown, terminal_table, used_notes
 
 
 def guided(seed: int = 0) -> Results:
@@ -50,6 +50,20 @@ def test_several_methods_are_compared_target_by_target(two: StudyTable) -> None:
     assert values.startswith("| target | photo | derm | n | a AUROC | b AUROC | c AUROC | d AUROC |\n")
     assert differences.startswith("| target | photo | derm | n | b - a AUROC | c - a AUROC | d - a AUROC |\n")
     assert "paired bootstrap over patients" in markdown_table(two) and "Wilcoxon" not in markdown_table(two)
+
+
+def test_the_file_of_a_study_has_every_main_metric(two: StudyTable) -> None:
+    *grids, said = study_markdown(two).split("\n\n")
+    assert [grid.splitlines()[0].rpartition("classifier ")[2] for grid in grids] == [
+        "AUROC |",
+        "balanced_accuracy |",
+        "accuracy |",
+    ]
+    assert all(len(grid.splitlines()) == 8 for grid in grids) and said == markdown_table(two).split("\n\n")[-1]
+    alone = combine({"classifier": [made("classifier")]}, resamples=50)
+    assert study_markdown(alone) == markdown_table(alone)
+    runs = combine({name: [made(name, seed=seed) for seed in (0, 1)] for name in "ab"}, resamples=50)
+    assert "Numbers are averaged over the runs (seeds, folds or divisions) of a method: a 2, b 2." in study_markdown(runs)
 
 
 def test_what_is_not_used_is_said_by_method_and_row(two: StudyTable) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from comodal.errors import RunError
+from comodal.evaluation.results import Results
 from comodal.reporting.page import group, write_page
 from comodal.reporting.record import read_run
 
@@ -232,6 +233,29 @@ def test_labels_of_ones_own(make_run: Make, worlds: dict[str, Any], tmp_path: Pa
         "wide": [make_run("b", worlds["chest"], method="x", seed=1)],
     }
     assert "<title>narrow and wide on chest</title>" in write_page(runs, tmp_path / "page.html").read_text()
+
+
+def test_divisions_are_runs_of_one_method(make_run: Make, worlds: dict[str, Any]) -> None:
+    runs = [make_run(f"r{k}", worlds["lgg"], method="unet", evaluated=False) for k in range(3)]
+    for run, seed in zip(runs, (0, 1, 1), strict=True):
+        rewritten(run, "config.yaml", "splits:\n  fold: 0", f"splits:\n  seed: {seed}\n  fold: 0")
+    rewritten(runs[1], "splits.json", '"T000", ', "")
+    assert list(group([read_run(run) for run in runs[:2]])) == ["unet"]
+    assert list(group([read_run(run) for run in runs])) == ["unet (r0)", "unet (r2)"]  # one seed divides in one way
+
+
+def test_results_under_other_settings_are_named_and_not_mixed_in(
+    make_run: Make, worlds: dict[str, Any], tmp_path: Path
+) -> None:
+    run = make_run("one", worlds["lgg"], method="unet")
+    before = write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    other = Results.load(run / "results" / "test.json")
+    notes = ("Set at test, otherwise than in the training: read_out inferior.",)
+    name = "test.read_out-inferior"
+    other.model_copy(update={"split": name, "notes": notes}).save(run / "results" / f"{name}.json")
+    after = write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    said = f"Also evaluated under other settings at test, and not shown here: {name}."
+    assert said in after and said not in before and len(after) - len(before) < 300
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,10 @@ def test_runs_are_told_one_by_one() -> None:
         for label, right in (("base", [k % 3 > 0 for k in range(20)]), ("good", [True] * 20))
     }
     text = paired_markdown(study(runs))
-    assert "p of each pair of runs" in text and "Of the mean probabilities of 2 and 2 runs." in text
+    assert (
+        "p of each pair of runs" in text
+        and "Of the mean probabilities of each case over those runs that test it, 2 and 2 runs in all." in text
+    )
 
 
 def test_nothing_to_test_is_no_table(made: StudyResult) -> None:

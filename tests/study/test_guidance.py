@@ -21,6 +21,7 @@ from comodal.study import guidance, reproducing, variants
 from comodal.study.guidance import beside_guidance, improved, read_outs
 from comodal.study.published import known_tables, load_table
 from comodal.study.published_guidance import (
+    CHECKLISTS,
     GUIDANCE,
     ILLEGIBLE,
     TABLE1,
@@ -159,6 +160,10 @@ def test_lines_gains_and_tests_are_those_of_the_results(result: StudyResult) -> 
     direct = paired_tests(arms[1], arms[0], targets=["grade"], metrics=())[0]
     assert (test.ours.b, test.ours.c, test.ours.p_value) == (direct.b, direct.c, direct.p_value) and test.published == 0.04
     assert improved(found, "balanced_accuracy")[0][1] == 19.0
+    orders = [one for one in found.orders if one.metric == "balanced_accuracy"]  # no S and no G: nothing is said of them
+    assert [(one.better, one.worse, one.published) for one in orders] == [("G + I", "I", (1, 1))]
+    assert gain.difference.value is not None and orders[0].ours == (int(gain.difference.value > 0), 1)
+    assert orders[0].clear + orders[0].reversed == int(gain.difference.clear)
 
 
 @pytest.mark.usefixtures("shipped")
@@ -170,9 +175,11 @@ def test_what_is_said(result: StudyResult, tmp_path: Path) -> None:
     assert "Not run: S and G of Cheap; Other." in page and "2 splits by patient (seeds 0, 1)" in page
     assert "division into 2 splits in turn instead of into one split" in page
     assert "training / validation / test 40% / 10% / 50% instead of 70% / 10% / 20%" in page
+    assert "In ours, by BA: G + I is above I in " in page.split("\n\n")[1] and "| G + I above I | 1 of 1 |" in page
     assert "seeds 1 instead of 3" in page and "steps 3 instead of 900" in page
     assert [table.caption for table in text.numbers] == [
         "Published, and ours [95 % interval over patients]",
+        "The order that the paper finds: in how many columns it holds",
         "Ours: G + I minus I, on the same cases of the same runs",
         "McNemar's exact test of G + I against I",
     ]
@@ -196,6 +203,10 @@ def test_a_study_of_another_table_or_other_targets_is_refused(monkeypatch: pytes
         prepare_table(other, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"study\.methods must include an arm of this table \(nobody\)"):
         prepare_table(replace(STUB, columns=(replace(STUB.columns[0], arm="nobody"),)), tmp_path / "out")
+    values = {"cohort": "cohort.csv", "methods": [{"name": "late-fusion", "label": "guided"}]}
+    (tmp_path / "out" / "study.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=r"be guidance in the arms of this table; got late-fusion in guided"):
+        prepare_table(STUB, tmp_path / "out")
 
 
 def test_the_command_from_cohort_to_figure(
@@ -229,3 +240,54 @@ def test_read_outs_are_found_by_what_is_set_and_not_by_name(tmp_path: Path) -> N
         ("guided", "inferior"): "guided-inferior",
         ("guided", "both"): "guided-both",
     }
+
+
+# ------------------------------------------------------------------------------------------------------- toy and melanoma
+def test_the_toy_has_an_arm_for_each_of_its_rows_and_no_published_number() -> None:
+    toy = GUIDANCE["guidance/toy"]
+    assert toy.study == toy.phantom_study and not toy.data and not toy.printed
+    study = load_study(FOLDER / toy.study)
+    assert set(read_outs(study)) == {("pairs", row.read_out) for row in toy.rows} and study.reference == "pairs-inferior"
+    assert {row for row, _ in toy.columns[0].published} == {row.name for row in toy.rows}
+    assert all(other.printed for name, other in GUIDANCE.items() if name != "guidance/toy")
+
+
+def test_references_are_not_called_published(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["phantom", "pairs", "--out", str(out), "--cases", "40"]) == 0
+    values = yaml.safe_load((FOLDER / "guidance_toy.yaml").read_text(encoding="utf-8")) | {"seeds": [0]}
+    values["methods"][0]["config"] |= {"steps": 2, "guide_epochs": 1, "decoder_epochs": 1}
+    (out / "study.yaml").write_text(yaml.safe_dump(values))
+    capsys.readouterr()
+    assert main(["reproduce", "guidance/toy", "--out", str(out), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [line["method"] for line in said["lines"][::2]] == [
+        "pairs-both", "pairs-superior", "pairs-inferior", "pairs-guide", "pairs",
+    ]  # fmt: skip
+    assert {line["ours"]["state"] for line in said["lines"]} == {"value"} and len(said["orders"]) == 8
+    page = (out / "reproduction.md").read_text(encoding="utf-8")
+    assert "published" not in page.casefold().replace("unpublished", "") and "accuracy reference" in page
+    assert "cases" not in page.partition("Scaled down")[2].partition(";")[0]  # the toy has no number of cases of its own
+    assert "; volumes" not in page  # vectors have no size
+    with pytest.raises(ConfigError, match="--data must be left out, since this table has no data set but the phantom"):
+        prepare_table(GUIDANCE["guidance/toy"], tmp_path / "new", root=tmp_path)
+    monkeypatch.setattr(reproducing, "write_phantom", lambda *_, **__: 1 / 0)
+    heard: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        prepare_table(GUIDANCE["guidance/toy"], tmp_path / "new", emit=lambda event: heard.append(str(event)))
+    assert "in the place of" not in heard[0]
+
+
+def test_melanoma_by_the_command_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(CHECKLISTS["guidance/melanoma"], phantom={"name": "skin", "cases": 16, "size": 64})
+    monkeypatch.setitem(CHECKLISTS, "guidance/melanoma", small)
+    for _ in range(2):
+        assert main(["reproduce", "guidance/melanoma", "--out", str(tmp_path), "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+    assert said["synthetic"] and not said["release"] and said["lines"][-1]["split"] == "all"
+    assert said["lines"][-1]["found"]["n"] == 16
+    assert Path(said["files"]["reproduction"]).read_text(encoding="utf-8").startswith("# Melanoma from the true seven-point")

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.training.fakes import values_for, write_cohort, write_config
+import torch
+from tests.training.fakes import TwoStage, TwoStageConfig, config_for, problem, register, values_for, write_cohort, write_config
 
 from comodal.config import load_config
 from comodal.data.cohort import Cohort
 from comodal.errors import ConfigError
-from comodal.method import Problem
+from comodal.method import Monitor, Problem, Stage
 from comodal.modality import Modality, Target
-from comodal.training.events import Event, Said
+from comodal.training.checking import _check_validation, stage_cases, take_weights
+from comodal.training.events import Event, Said, silent
+from comodal.training.feeding import check_batch_size
 from comodal.training.train import train_run
 
 TINY: dict[str, Any] = {"width": 4, "levels": 2, "steps": 2}
@@ -58,3 +61,37 @@ def test_a_modality_is_not_called_like_a_part_of_torch(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Problem((Modality(name),), (Target("seg", "regions", ("WT",)),), 2, (8, 8))
     assert str(caught.value) == f"modality must not be called like a part of torch's modules; got '{name}'. Rename its column."
+
+
+def test_a_stage_that_asks_for_one_of_some_modalities(tmp_path: Path) -> None:
+    """Two pairs of eight cases lack b; without a pair nothing is begun, and what is missing is named."""
+    cohort = Cohort.load(write_cohort(tmp_path / "data"))
+    ids = [case.id for case in cohort.cases]
+    pairs = Stage("pairs", one_of=(("a",), ("b",)), targets=(), steps=1, monitor=Monitor("loss"), remedy="Give pairs")
+    assert [c.id for c in stage_cases(problem(), cohort, ids, stage=pairs)] == [i for i in ids if i not in ("p3", "p7")]
+    with pytest.raises(ConfigError, match=r"Stage pairs must have training cases with a, b; got none\. Give pairs\."):
+        stage_cases(problem(), cohort, ["p3", "p7"], stage=pairs)
+    method = TwoStage(problem(), TwoStageConfig())
+    wanted = r"validation cases with a, b, which choose its weights; got none among 1\. Give pairs, change the split, or set"
+    with pytest.raises(ConfigError, match=wanted):
+        _check_validation(method, pairs, cohort, ids=["p3"])
+    either = replace(pairs, modalities=("a",), one_of=(("a", "b"),), reads=("a", "b"), targets=None)
+    with pytest.raises(ConfigError, match="training cases with a, seg; got none"):
+        stage_cases(problem(), cohort, [], stage=either)
+
+
+def test_init_leaves_what_another_training_has_counted(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register("tests.training.fakes")
+    other = train_run(config_for(cohort, "two-stage"), tmp_path / "run")
+    monkeypatch.setattr(TwoStage, "counted", ("head",))
+    method = TwoStage(problem(), TwoStageConfig())
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    take_weights(method, other, silent)
+    same = {name for name, tensor in method.state_dict().items() if torch.equal(tensor, before[name])}
+    assert {name for name in before if name.startswith("head.")} <= same
+    assert "first.weight" not in same
+
+
+def test_a_batch_size_that_is_a_stages_own_is_named_as_such() -> None:
+    with pytest.raises(ConfigError, match=r"batch size of stage guidance must be divisible .*got 50\. Choose 48"):
+        check_batch_size(50, 4, owner="batch size of stage guidance")

@@ -71,6 +71,27 @@ def test_a_later_stage_on_the_same_encoders_reads_no_case_again(
     assert draws("one", seen).seen == {} == seen  # other encoders: nothing that they did not make is kept
 
 
+def test_an_encoding_does_not_depend_on_the_precision_in_which_it_is_asked(cohort: Path, tmp_path: Path) -> None:
+    """A validation asks within autocast, and its encodings are kept."""
+    register("tests.training.fakes")
+    run = train_run(config_for(cohort, "two-stage"), tmp_path / "run")
+    method, stage = run.method(), run.method().stages()[1]
+
+    def first(folder: str) -> dict[str, Value]:
+        plain = sampling.Draws(run.preparer(), run.splits["train"], (16, 16), sampler="whole", spatial_dims=2, augment="none")
+        draws = EncodedDraws(plain, method, stage, problem=run.problem, folder=tmp_path / folder)
+        return dict(draws[0].inputs)
+
+    wanted = first("one")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = first("two")
+    for name, value in wanted.items():
+        other = found[name]
+        assert isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor)
+        assert value.dtype == other.dtype == torch.float32
+        assert torch.equal(value, other)
+
+
 def test_a_damaged_encoding_is_made_anew(cohort: Path, tmp_path: Path) -> None:
     register("tests.training.fakes")
     run = train_run(config_for(cohort, "two-stage"), tmp_path / "run")

@@ -99,7 +99,7 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     from comodal.reporting.drops import drop_markdown
     from comodal.reporting.page import write_page
     from comodal.reporting.paired import paired_markdown
-    from comodal.reporting.tables import markdown_table, terminal_table
+    from comodal.reporting.tables import study_markdown, terminal_table
 
     result = run_study(config, out, emit=on_event)
     # Every subset has a row, if only to say "not run", unless one alone was asked for.
@@ -113,7 +113,7 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     more = " Each table is corrected by itself." if further else ""
     files = {result.out / "table.md": table, **{path: table_of(label) for label, path in further.items()}}
     for path, one in files.items():
-        path.write_text(f"{markdown_table(one).rstrip()}{more}\n", encoding="utf-8")
+        path.write_text(f"{study_markdown(one).rstrip()}{more}\n", encoding="utf-8")
     for path in result.out.glob("table-minus-*.md"):
         if path not in files and path.is_file():
             path.unlink()

@@ -84,7 +84,7 @@ def _of_kind(found: AnyReproduction) -> dict[str, Any]:
     if isinstance(found, GuidanceReproduction):
         guided, inferior = found.table.row("guided").name, found.table.row("inferior").name
         own |= {"difference": f"{guided} - {inferior}", "metrics": found.table.metrics, "gains": found.gains}
-        return own | {"tests": found.tests, "melanoma": found.melanoma}
+        return own | {"tests": found.tests, "orders": found.orders, "melanoma": found.melanoma}
     if isinstance(found, VariantReproduction):
         return own | {"empties": found.empties, "apart": found.apart}
     pair = dict(zip(("primary", "auxiliary"), found.pair, strict=True))

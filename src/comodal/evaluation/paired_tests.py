@@ -209,7 +209,8 @@ class _Pair:
     def note(self) -> str | None:
         """For the tests that know no patients."""
         runs = [len(arm.runs) for arm in self.arms]
-        texts = [f"of the mean probabilities of {runs[0]} and {runs[1]} runs"] if max(runs) > 1 else []
+        told = f"{runs[0]} and {runs[1]} runs in all"
+        texts = [f"of the mean probabilities of each case over those runs that test it, {told}"] if max(runs) > 1 else []
         texts += [DEPENDENT] if len(set(self.groups)) < len(self.cases) else []
         return "; ".join(texts) or None
 

@@ -44,7 +44,7 @@ class CLAMConfig(OneStageConfig, EncoderConfig):
     """Configuration of `clam`: that of DeepGuide's row "P", one bag in a step and early stopping aside."""
 
     optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="as published")
-    rate: float = Field(2e-4, gt=0, description="as published; CLAM itself takes 1e-4")
+    rate: float = Field(2e-4, gt=0, description="as in DeepGuide's command; its table has 1e-4")
     weight_decay: float = Field(1e-5, ge=0, description="as published")
     schedule: Literal["poly", "cosine", "constant"] = Field("constant", description="as published")
     bags: int | None = Field(1, ge=1, description="bags in a step, one as published; null: as training.batch_size says")

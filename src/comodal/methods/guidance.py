@@ -42,7 +42,7 @@ from comodal.method import (
     Requirements,
     Stage,
 )
-from comodal.networks.class_settings import GuideConfig, roles
+from comodal.networks.class_settings import GuideConfig, guide_losses, roles
 from comodal.networks.classification import (
     ClassHeads,
     ClassWeights,
@@ -51,15 +51,7 @@ from comodal.networks.classification import (
     class_weights,
     classification_losses,
 )
-from comodal.networks.guide import (
-    GuideLoss,
-    GuideSet,
-    any_of,
-    changes,
-    columns_of,
-    guide_terms,
-    squared_error,
-)
+from comodal.networks.guide import GuideSet, any_of, changes, columns_of, guide_terms, squared_error
 from comodal.networks.latents import BagEncoder, Latents
 from comodal.networks.pooling import InstanceLoss
 from comodal.networks.segmentation import labelled_where
@@ -109,7 +101,10 @@ class Guidance(Method):
         if config.finetune == "all" and config.both:
             rule, do = "be false where the inferior encoder is trained on, on which S + I rests", "Leave one of the two out"
             raise ConfigError(message("method.both", rule, "true with finetune: all", do=do))
-        self.inferior = Latents(problem, self.cheaper, config, fusion="latents" if config.partial else config.fusion)
+        if config.partial and config.fusion == "channels":
+            rule, do = "be latents where partial gives each modality a G", "Leave one of the two out"
+            raise ConfigError(message("method.fusion", rule, "channels", do=do))
+        self.inferior = Latents(problem, self.cheaper, config, fusion=config.fusion)
         self.superior = Latents(problem, self.better, config)
         targets = problem.targets
         self.head_inferior = ClassHeads(targets, self.inferior.size, hidden=config.hidden, dropout=config.dropout)
@@ -128,11 +123,7 @@ class Guidance(Method):
         return ClassHeads(self.problem.targets, size, hidden=config.decoder_hidden, dropout=config.decoder_dropout)
 
     def _new_guide(self) -> GuideSet:
-        config, asked = self.config, self.config.guide_loss
-        self.guide_losses: dict[GuideLoss, float] = dict(asked) if isinstance(asked, dict) else {asked: 1.0}
-        if not self.guide_losses or min(self.guide_losses.values()) <= 0:
-            do = "For instance {mse: 1, logits: 0.5}"
-            raise ConfigError(message("method.guide_loss", "give each loss a weight above 0", asked, do=do))
+        config, self.guide_losses = self.config, guide_losses(self.config)
         size = self.superior.size
         critic = CosineCritic(size, size, embedding=None) if "infonce" in self.guide_losses else None
         return GuideSet(
@@ -183,6 +174,11 @@ class Guidance(Method):
         return ("inferior", "superior")
 
     @property
+    def counted(self) -> tuple[str, ...]:
+        """The moments of superior latents."""
+        return ("guide.moments",)
+
+    @property
     def together(self) -> tuple[tuple[str, ...], ...]:
         """The inferior images, where they are channels of one network."""
         return (self.cheaper,) if self.inferior.fusion == "channels" else ()
@@ -199,6 +195,7 @@ class Guidance(Method):
                 ("guide",),
                 {"": Optimiser(config.guide_optimiser, config.guide_rate, momentum=0.9)},
                 modalities=(*first, *second),
+                one_of=(self.cheaper, self.better),
                 targets=(),
                 inputs="encoded",
                 augment=False,
@@ -206,7 +203,7 @@ class Guidance(Method):
                 batch_size=config.guide_batch,
                 monitor=Monitor("loss"),
                 least_rows=2 if "infonce" in self.guide_losses else 1,
-                remedy="Give cases of both modalities: without pairs nothing can be learned from the superior one",
+                remedy="Give cases of both modalities, without which nothing is learned from the superior one",
             ),
             self._last("decoder", "head_guided", first, judged=self.cheaper),
         ]
@@ -223,6 +220,7 @@ class Guidance(Method):
             (head,),
             {"": how},
             modalities=modalities,
+            one_of=(self.cheaper,),
             inputs="encoded",
             augment=False,
             balance=config.balance,
@@ -252,8 +250,10 @@ class Guidance(Method):
             ("guide", "head_guided", *(("inferior", "head_inferior") if every else ())),
             {"": Optimiser("adamw", config.finetune_rate, config.weight_decay, "poly")},
             modalities=modalities,
+            one_of=(self.cheaper,),
             inputs="raw" if every else "encoded",
             augment=every,
+            balance=config.balance,
             steps=config.finetune_steps,
             monitor=config.monitor(self.cheaper),
         )
@@ -317,13 +317,13 @@ class Guidance(Method):
         if self.guide.training:
             moments.update(truth, known)
         found = self.guide(self.inferior.join(latents, columns), columns)
-        scale = moments.variance if self.config.standardise else None
+        scale = moments.scale if self.config.standardise else None
         terms = guide_terms(self.guide_losses, found, truth, known=known, scale=scale, head=self.head_superior)
         if isinstance(self.guide.critic, CosineCritic):
             rows = known.all(dim=1)  # estimates against latents; other patients of the batch are negatives
             groups = [group for group, kept in zip(batch.groups, rows.tolist(), strict=True) if kept]
             numbers = [group_numbers(groups, device=truth.device)]
-            scores = contrast(self.guide.critic, found[0][rows], truth[rows], groups=numbers)
+            scores = contrast(self.guide.critic, found[0][rows].float(), truth[rows].float(), groups=numbers)
             terms["infonce"] = -self.guide_losses["infonce"] * info_nce(scores.joint, scores.marginal, scores.negative)
         error = squared_error(found[0], truth, known)
         return Losses(terms, {"mse": error, "mse of the mean": squared_error(moments.mean.expand_as(truth), truth, known)})

@@ -38,7 +38,9 @@ class GuideConfig(ClassificationConfig):
     )
     bottleneck: int | None = Field(None, ge=1, description="narrowest layer of G; null: a quarter of the inferior latent")
     guide_dropout: float = Field(0.25, ge=0, lt=1, description="after each hidden layer of G")
-    standardise: bool = Field(False, description="divide each number's squared error by its variance over training latents")
+    standardise: bool = Field(
+        False, description="mse: divide each number's squared error by its variance over training latents"
+    )
     guide_optimiser: Literal["adam", "adamw", "sgd"] = Field("sgd", description="of G; with momentum 0.9")
     guide_rate: float = Field(0.5, gt=0, description="of G: right for sgd and small latents; 1e-3 for adam")
     guide_epochs: int = Field(150, ge=1, description="of G")
@@ -50,6 +52,29 @@ class GuideConfig(ClassificationConfig):
     decoder_decay: float = Field(0.0, ge=0, description="weight decay of the decoder")
     decoder_epochs: int = Field(500, ge=1, description="of the decoder")
     decoder_batch: int = Field(50, ge=1, description="cases in a step of the decoder")
+
+
+def guide_losses(config: GuideConfig) -> dict[GuideLoss, float]:
+    """The losses of G and their weights.
+
+    Args:
+        config: Says one, or several with weights.
+
+    Returns:
+        {loss: weight}, at least one; each weight is above 0.
+
+    Raises:
+        ConfigError: None, a weight that is not above 0, or `standardise` without the loss that it is of.
+    """
+    asked = config.guide_loss
+    found: dict[GuideLoss, float] = dict(asked) if isinstance(asked, dict) else {asked: 1.0}
+    if not found or min(found.values()) <= 0:
+        do = "For instance {mse: 1, logits: 0.5}"
+        raise ConfigError(message("method.guide_loss", "give each loss a weight above 0", asked, do=do))
+    if config.standardise and "mse" not in found:
+        rule, got = "be false where guide_loss has no mse, which alone it changes", f"true with {', '.join(found)}"
+        raise ConfigError(message("method.standardise", rule, got, do="Leave it out"))
+    return found
 
 
 def roles(problem: Problem, *, superior: Sequence[str], inferior: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -69,7 +94,8 @@ def roles(problem: Problem, *, superior: Sequence[str], inferior: Sequence[str])
                 do = nearest(name, problem.names)
                 raise ConfigError(message(f"method.{key}", "name modalities of the problem", repr(name), do=do))
     if not superior:
-        rule, do = "name the modality that is there only in training", f"For instance superior: [{problem.names[-1]}]"
+        last, rule = problem.names[-1], "name the modality that is there only in training"
+        do = f"For instance superior: [{last}], with init --set method.superior=[{last}]"
         raise ConfigError(message("method.superior", rule, "none", do=do))
     both = set(superior) & set(inferior)
     better = tuple(name for name in problem.names if name in superior)

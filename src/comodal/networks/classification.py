@@ -64,9 +64,10 @@ class ProportionalOdds(nn.Module):
         """(B, F) to (B, K) log probabilities."""
         thresholds = self.thresholds().float()
         over = self.slope(z).float() - thresholds  # (B, K - 1): log odds of being above each threshold
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) for a > b, without a difference of near equals
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) for a > b, without a difference of near equals;
+        # a - b is the gap itself: thresholds that are rounded to one number would make a class whose log is minus infinity
         above, below = logsigmoid(over), logsigmoid(-over)
-        between = above[:, :-1] + below[:, 1:] + torch.log(-torch.expm1(-thresholds.diff()))
+        between = above[:, :-1] + below[:, 1:] + torch.log(-torch.expm1(-softplus(self.gaps.float())))
         return torch.cat([below[:, :1], between, above[:, -1:]], dim=1)
 
 

@@ -63,24 +63,42 @@ class Moments(nn.Module):
 
     @torch.no_grad()
     def update(self, vectors: Tensor, known: Tensor) -> None:
-        """Takes in (B, S) where `known`, (B, S) bool, is the same in all columns of a modality (Chan et al. 1979)."""
-        rows = known.any(dim=1)
-        vectors = torch.where(known, vectors, self.mean)[rows].double()  # what a row lacks moves nothing
-        sums = sum_over_processes(torch.cat([vectors.sum(0), vectors.new_tensor([float(len(vectors))])]))
-        if sums[-1] == 0:
+        """Takes in (B, S) where `known`, (B, S) bool, is the same in all columns of a modality (Chan et al. 1979).
+
+        A number that some rows of the batch lack counts as if they had it with the moments of the others; one that all lack,
+        with those so far.
+        """
+        vectors = torch.where(known, vectors, 0.0).double()
+        rows = known.any(dim=1).sum().double()
+        sums, counts, (added,) = sum_over_processes(torch.cat([vectors.sum(0), known.sum(0).double(), rows[None]])).split(
+            [vectors.shape[1], vectors.shape[1], 1]
+        )
+        if added == 0:
             return
-        mean = sums[:-1] / sums[-1]
-        square = sum_over_processes((vectors - mean).square().sum(0))
-        before, total = self.count.double(), self.count.double() + sums[-1]
+        some, share = counts > 0, added / counts.clamp(min=1)
+        mean = torch.where(some, sums / counts.clamp(min=1), self.mean.double())
+        square = sum_over_processes(torch.where(known, vectors - mean, 0.0).square().sum(0))
+        square = torch.where(some, square * share, added * self.variance.double())
+        before, total = self.count.double(), self.count.double() + added
         step = mean - self.mean.double()
-        self.square += (square + step.square() * before * sums[-1] / total).float()
-        self.mean += (step * sums[-1] / total).float()
-        self.count += sums[-1].float()
+        self.square += (square + step.square() * before * added / total).float()
+        self.mean += (step * added / total).float()
+        self.count += added.float()
 
     @property
     def variance(self) -> Tensor:
         """(S,), zero before anything was seen."""
         return self.square / self.count.clamp(min=1.0)
+
+    @property
+    def scale(self) -> Tensor:
+        """(S,) by which errors are divided to be alike: the variance, but no less than a hundredth of the mean one.
+
+        A unit that a ReLU has silenced would otherwise outweigh all others. 1 before anything that varies was seen.
+        """
+        variance = self.variance
+        least = 0.01 * variance.mean()
+        return torch.where(least > 0, torch.maximum(variance, least), 1.0)
 
     @property
     def alive(self) -> Tensor:

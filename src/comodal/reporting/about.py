@@ -69,9 +69,11 @@ def each_once(groups: Mapping[str, Sequence[RunRecord]]) -> dict[str, list[RunRe
 
 
 def run_label(label: str, record: RunRecord) -> str:
-    """A run in words: method and seed, with the fold where there are folds."""
+    """A run in words: method and seed, with the fold where there are folds, and the seed of the division where it is not 0."""
     fold = section(record.config, "splits").get("fold") if section(record.config, "splits").get("folds") else None
-    parts = [label, f"seed {record.seed}" if record.seed is not None else "", f"fold {fold}" if fold is not None else ""]
+    drawn = section(record.config, "splits").get("seed")
+    parts = [label, f"seed {record.seed}" if record.seed is not None else "", f"division {drawn}" if drawn else ""]
+    parts += [f"fold {fold}" if fold is not None else ""]
     return ", ".join(part for part in parts if part)
 
 
@@ -170,6 +172,8 @@ def _inputs(record: RunRecord) -> str:
     size = " and ".join(dict.fromkeys(" × ".join(map(str, side)) for side in sizes if isinstance(side, list) and side))
     items = [item for item in record.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
     dims = {item.get("spatial_dims") for item in items if item.get("name") in record.modalities} - {0, None}
+    if items and not dims:  # vectors and texts have no size
+        return ""
     if dims == {2}:
         return f"pictures{f' of {size} pixels' if size else ''}"
     what = {2: "slices", 3: "volumes"}.get(data.get("spatial_dims") or 0, "")

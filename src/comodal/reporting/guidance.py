@@ -18,11 +18,12 @@ from comodal.evaluation.melanoma import THRESHOLDS, Measure
 from comodal.evaluation.table import Cell, Contrast
 from comodal.reporting.about import Facts, facts
 from comodal.reporting.figures import FAINT, METHOD_COLOURS, SOFT, new_figure, style
+from comodal.reporting.paired import runs_text
 from comodal.reporting.record import read_run
 from comodal.reporting.reproduction import budget_table, comparable, listed, ours_text, sentence
 from comodal.reporting.tables import PlainTable, number, p_text
 from comodal.reporting.variants import VariantText, otherwise_text
-from comodal.study.guidance import GuidanceGain, GuidanceLine, GuidanceReproduction, improved
+from comodal.study.guidance import GuidanceGain, GuidanceLine, GuidanceOrder, GuidanceReproduction, improved
 from comodal.study.published_guidance import ILLEGIBLE
 
 if TYPE_CHECKING:
@@ -41,18 +42,36 @@ def guidance_text(found: GuidanceReproduction) -> VariantText:
     """
     about = facts({label: [read_run(run) for run in runs] for label, runs in found.study.runs.items()}, found.combined)
     tables = {
-        "numbers": (*_numbers(found), *_gains(found), *_tests(found), *_melanoma(found)),
+        "numbers": (*_numbers(found), *_order(found), *_gains(found), *_tests(found), *_melanoma(found)),
         "significance": (*_tests(found), *_gains(found)),
         "improvements": (*_improvements(found), *_gains(found)),
     }[found.table.shows]
     return VariantText(
-        title=f"{found.table.title}: ours beside the published numbers",
-        lead=f"{found.table.caption}. {comparable(found)}",
+        title=f"{found.table.title}: ours beside the {_numbers_of(found)}",
+        lead=" ".join([f"{found.table.caption}. {comparable(found)}", *_conclusion(found)]),
         numbers=tables,
         budget=budget_table(about, folder=True),
         notes=tuple(_notes(found, about)),
         pictures=((_figure_caption(found), FIGURE),) if found.table.shows != "significance" else (),
     )
+
+
+def _numbers_of(found: GuidanceReproduction) -> str:
+    return "published numbers" if found.table.printed else "references"
+
+
+def _conclusion(found: GuidanceReproduction) -> Iterable[str]:
+    """Whether the paper's order of rows holds in ours, in one sentence by the first metric."""
+    metric, name = next(iter(found.table.metrics.items()))
+    told = [f"{one.better} is above {one.worse} in {_held(one)}" for one in found.orders if one.metric == metric]
+    if told and found.table.shows == "numbers":
+        yield f"In ours, by {name}: {'; '.join(told)}."
+
+
+def _held(one: GuidanceOrder) -> str:
+    """For instance "3 of 5 columns (clear in 1; clearly below in 1)"."""
+    more = f"; clearly below in {one.reversed}" if one.reversed else ""
+    return f"{one.ours[0]} of {one.ours[1]} column{'' if one.ours[1] == 1 else 's'} (clear in {one.clear}{more})"
 
 
 # Tables.
@@ -63,7 +82,7 @@ def _numbers(found: GuidanceReproduction) -> Iterable[PlainTable]:
     metrics, bounded = found.table.metrics, any(line.ceiling is not None for line in found.lines)
     head = ["column", "row", "arm", "n"]
     for name in metrics.values():
-        head += [f"{name} published", f"{name} ours", *([f"{name} at best"] if bounded else [])]
+        head += [f"{name} {found.table.beside}", f"{name} ours", *([f"{name} at best"] if bounded else [])]
     keep = [i for i, text in enumerate(head) if not text.endswith("at best") or _has_ceiling(found, text)]
     rows = []
     for (column, row), lines in _by_place(found).items():
@@ -73,7 +92,21 @@ def _numbers(found: GuidanceReproduction) -> Iterable[PlainTable]:
             line = lines[metric]
             texts += [_published(line), _value(line.ours), *([_plain(line.ceiling)] if bounded else [])]
         rows.append(tuple(texts[i] for i in keep))
-    yield PlainTable(tuple(head[i] for i in keep), tuple(rows), "Published, and ours [95 % interval over patients]")
+    title = f"{found.table.beside.capitalize()}, and ours [95 % interval over patients]"
+    yield PlainTable(tuple(head[i] for i in keep), tuple(rows), title)
+
+
+def _order(found: GuidanceReproduction) -> Iterable[PlainTable]:
+    """In how many columns the first of two rows is above the second."""
+    metrics, what = found.table.metrics, found.table.beside
+    head = ["row above row", *(f"{name} {whose}" for name in metrics.values() for whose in (what, "ours"))]
+    rows: dict[str, list[str]] = {}
+    for one in found.orders:
+        printed = f"{one.published[0]} of {one.published[1]}" if one.published[1] else _NONE
+        rows.setdefault(f"{one.better} above {one.worse}", []).extend([printed, _held(one)])
+    if rows:
+        lines = tuple((name, *texts) for name, texts in rows.items())
+        yield PlainTable(tuple(head), lines, "The order that the paper finds: in how many columns it holds")
 
 
 def _has_ceiling(found: GuidanceReproduction, head: str) -> bool:
@@ -107,7 +140,7 @@ def _gains(found: GuidanceReproduction) -> Iterable[PlainTable]:
 def _improvements(found: GuidanceReproduction) -> Iterable[PlainTable]:
     head = ["column"]
     for name in found.table.metrics.values():
-        head += [f"{name} published, %", f"{name} ours, %"]
+        head += [f"{name} {found.table.beside}, %", f"{name} ours, %"]
     known = {metric: improved(found, metric) for metric in found.table.metrics}
     rows = []
     for lines in zip(*known.values(), strict=True):
@@ -125,6 +158,7 @@ def _tests(found: GuidanceReproduction) -> Iterable[PlainTable]:
     guided, inferior = found.table.row("guided").name, found.table.row("inferior").name
     runs = max(len(test.ours.p_runs) for test in found.tests)
     head = ["column", "n", f"only {guided} right", f"only {inferior} right", "difference of accuracy", "p", "p (Holm)"]
+    head[4] += " (mean probabilities)" if runs else ""
     head += ["p of each run"] if runs else []
     printed = any(test.published is not None for test in found.tests)
     head.insert(1, "p published") if printed else None
@@ -133,7 +167,7 @@ def _tests(found: GuidanceReproduction) -> Iterable[PlainTable]:
         one = test.ours
         difference = _difference(Contrast(one.effect, one.ci95, one.n))
         texts = [test.column, str(one.n), str(one.b), str(one.c), difference, _p(one.p_value), _p(one.p_holm)]
-        texts += [", ".join(_p(p) for p in one.p_runs) or _NONE] if runs else []
+        texts += [runs_text(one.p_runs)] if runs else []
         if printed:
             texts.insert(1, _NONE if test.published is None else f"{test.published:.3g}")
         rows.append(tuple(texts))
@@ -212,7 +246,7 @@ def _p(p: float | None) -> str:
 
 def _notes(found: GuidanceReproduction, about: Facts) -> list[str]:
     table = found.table
-    notes = [f"Published: {table.source}. " + " ".join(table.remarks)]
+    notes = [f"{table.beside.capitalize()}: {table.source}. " + " ".join(table.remarks)]
     notes += [f"The paper says: {table.statement}."] if table.statement else []
     notes += [f"Ours: {ours_text(found, about)}"]
     notes += [otherwise_text(found.otherwise, table.study)] if found.otherwise else []
@@ -255,6 +289,9 @@ def _conventions(found: GuidanceReproduction) -> str:
             "McNemar's test is of the mean probabilities of each case over its runs."
         )
     parts += ["Differences: p of the paired bootstrap over patients, Holm-corrected over the columns of each metric."]
+    parts += [
+        "An order is clear where the interval of the difference leaves out 0 and p, corrected over the columns, is below 0.05."
+    ]
     parts += ["A share of the gap is given where the interval of the gap lies above 0."]
     return " ".join([*parts, said["ci95"], *(sentence(note) for note in found.combined.notes)])
 
@@ -264,8 +301,9 @@ def _conventions(found: GuidanceReproduction) -> str:
 
 def _figure_caption(found: GuidanceReproduction) -> str:
     guided, inferior = found.table.row("guided").name, found.table.row("inferior").name
-    what = "published (from the printed numbers) and ours with its 95 % interval" if _printed(found) else "ours"
-    return f"Improvement of {guided} over {inferior} in percent of {inferior}: {what}"
+    source = "published (from the printed numbers)" if found.table.printed else "reference"
+    what = f"{source} and ours" if _printed(found) else "ours"
+    return f"Improvement of {guided} over {inferior} in percent of {inferior}: {what} with its 95 % interval"
 
 
 def _printed(found: GuidanceReproduction) -> bool:
@@ -288,7 +326,7 @@ def write_figure(found: GuidanceReproduction, out: Path) -> Path:
         axes = figure.subplots(1, len(found.table.metrics), squeeze=False)[0]
         figure.subplots_adjust(left=0.06, right=0.99, top=0.86, bottom=0.2, wspace=0.16)
         for axis, (metric, name) in zip(axes, found.table.metrics.items(), strict=True):
-            _bars(axis, improved(found, metric), printed=_printed(found))
+            _bars(axis, improved(found, metric), printed=found.table.beside if _printed(found) else "")
             axis.set_title(f"{name}: change in %", fontsize=9, loc="left")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
@@ -297,13 +335,13 @@ def write_figure(found: GuidanceReproduction, out: Path) -> Path:
     return file
 
 
-def _bars(axis: Axes, lines: Sequence[tuple[str, float | None, GuidanceGain]], *, printed: bool) -> None:
-    """Published and ours side by side; our interval as a line."""
+def _bars(axis: Axes, lines: Sequence[tuple[str, float | None, GuidanceGain]], *, printed: str) -> None:
+    """Published (or what it is called) and ours side by side; our interval as a line."""
     places, width = np.arange(len(lines)), 0.38 if printed else 0.6
     shift = width / 2 if printed else 0.0
     if printed:
         values = [0.0 if published is None else published for _, published, _ in lines]
-        axis.bar(places - shift, values, width, color=FAINT, edgecolor=SOFT, linewidth=0.6, label="published")
+        axis.bar(places - shift, values, width, color=FAINT, edgecolor=SOFT, linewidth=0.6, label=printed)
     ours = [gain.percent or 0.0 for _, _, gain in lines]
     axis.bar(places + shift, ours, width, color=METHOD_COLOURS[0], label="ours")
     for place, (_, _, gain) in zip(places, lines, strict=True):

@@ -73,7 +73,7 @@ def _showing(groups: Mapping[str, Sequence[RunRecord]], results: Mapping[str, Se
 
 
 def group(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """{label: runs}: runs are repetitions of one method only where nothing but the seed and the fold differs.
+    """{label: runs}: runs are repetitions of one method only where nothing but the seed, the fold and the division differs.
 
     Runs of one method with different settings, cohorts or splits get the name of the folder into their label: their mean would
     mean nothing.
@@ -81,7 +81,8 @@ def group(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     kinds: dict[str, list[tuple[Any, list[RunRecord]]]] = {}
     for record in records:
         settings = _settings(record)
-        same = [runs for known, runs in kinds.setdefault(record.method, []) if known == settings]
+        kind = kinds.setdefault(record.method, [])
+        same = [runs for known, runs in kind if known == settings and all(_repeat(one, record) for one in runs)]
         if same:
             same[0].append(record)
         else:
@@ -98,10 +99,16 @@ def _settings(record: RunRecord) -> Any:
         key: value for key, value in section(record.config, "training").items() if key not in ("seed", "device", "workers")
     }
     data = {key: value for key, value in section(record.config, "data").items() if key != "cache"}
-    division = {key: value for key, value in section(record.config, "splits").items() if key != "fold"}
-    parts = None if division.get("folds") else record.splits
+    division = {key: value for key, value in section(record.config, "splits").items() if key not in ("fold", "seed")}
     cohort = record.cohort_hash, record.cohort_meta.get("root")
-    return cohort, division, parts, section(record.config, "method"), data, training
+    return cohort, division, section(record.config, "method"), data, training
+
+
+def _repeat(one: RunRecord, other: RunRecord) -> bool:
+    """Whether the parts of two runs may differ: they are other folds or other divisions."""
+    splits = section(one.config, "splits"), section(other.config, "splits")
+    drawn = [(of.get("fold") if of.get("folds") else None, of.get("seed")) for of in splits]
+    return drawn[0] != drawn[1] or one.splits == other.splits
 
 
 def render(groups: Mapping[str, Sequence[RunRecord]], *, title: str | None = None) -> str:
@@ -284,11 +291,22 @@ def _notes(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[
                 for k, v in row.metrics.items()
                 if k in shown and (text := _own_note(v))
             }
-    notes |= dict.fromkeys(_cohort_notes(records, split))
+    notes |= dict.fromkeys([*_cohort_notes(records, split), *_otherwise_set(records, split)])
     missing = [record.folder.name for record in records if split not in record.results]
     if missing and len(missing) < len(records):
         notes[f"Not evaluated on {split} yet, and not in the table: {', '.join(missing)}."] = None
     return list(notes)
+
+
+def _otherwise_set(records: Sequence[RunRecord], split: str) -> list[str]:
+    """Results under other settings at test, which are not mixed into these."""
+    found = {name for r in records for name, one in r.results.items() if any(map(set_at_test, one.notes))} - {split}
+    return [f"Also evaluated under other settings at test, and not shown here: {', '.join(sorted(found))}."] if found else []
+
+
+def set_at_test(note: str) -> bool:
+    """Whether it is the note of a result whose settings are not those of the training."""
+    return note.startswith("Set at test")
 
 
 def _own_note(value: MetricValue) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from comodal.evaluation.paired_tests import PairedTest, paired_tests
 from comodal.evaluation.statistics import holm
 from comodal.reporting.tables import PlainTable, number, p_text, plain_markdown
 from comodal.study.study import StudyResult
 
 _NONE = "–"
+MOST_RUNS = 8  # whose p are told one by one
 _ASKS = {
     "McNemar": "only arm right, only reference right, under a fair coin (exact)",
     "DeLong": "whether two AUROCs on the same cases differ",
@@ -20,7 +23,7 @@ _ASKS = {
 def paired_markdown(study: StudyResult) -> str:
     """McNemar's and DeLong's test of each arm against the reference, and against those of `against`, on common cases.
 
-    The bootstrap of AUROC, balanced accuracy and accuracy is not here: its intervals and p stand in `table.md`.
+    The bootstrap of AUROC, balanced accuracy and accuracy is not here: its intervals and p stand in `table.md`, each by itself.
 
     Args:
         study: What was run.
@@ -68,7 +71,7 @@ def _table(lines: Sequence[tuple[str, PairedTest]], reference: str, asks: str) -
         texts = [label, f"{test.target} {test.label}".strip(), str(test.n), _effect(test)]
         texts += [str(test.b), str(test.c)] if counted else []
         texts += [_p(test.p_value), _p(test.p_holm)]
-        texts += [", ".join(map(_p, test.p_runs)) or _NONE] if runs else []
+        texts += [runs_text(test.p_runs)] if runs else []
         rows.append(tuple(texts))
     notes = list(dict.fromkeys(test.note for _, test in lines if test.note))
     said = [f"{asks[0].upper()}{asks[1:]}.", f"Holm's correction runs over these {len(lines)} lines."]
@@ -82,6 +85,19 @@ def _effect(test: PairedTest) -> str:
     told = number(test.effect, test.metric, signed=True)
     ends = "" if test.ci95 is None else f" [{', '.join(number(end, test.metric, signed=True) for end in test.ci95)}]"
     return f"{test.metric} {told}{ends}"
+
+
+def runs_text(values: Sequence[float | None]) -> str:
+    """The p of each run; of many runs their quartiles, since nobody reads 25 numbers.
+
+    >>> runs_text([0.04, None]), runs_text([0.01, 0.2, 0.4, 0.6, 1.0] * 5)
+    ('0.040, –', 'median 0.40, half of 25 in 0.20 to 0.60')
+    """
+    known = [p for p in values if p is not None]
+    if len(values) <= MOST_RUNS or not known:
+        return ", ".join(map(_p, values)) or _NONE
+    low, middle, high = (_p(float(p)) for p in np.quantile(known, (0.25, 0.5, 0.75)))
+    return f"median {middle}, half of {len(known)} in {low} to {high}"
 
 
 def _p(p: float | None) -> str:

@@ -106,7 +106,7 @@ def comparable(found: AnyReproduction) -> str:
     if isinstance(found, VariantReproduction):
         what = "published numbers" if found.table.printed else "published figure"
     if isinstance(found, GuidanceReproduction):
-        what = "published numbers"
+        what = "published numbers" if found.table.printed else "references"
     if found.synthetic:
         return f"Ours is synthetic; not comparable with the {what}: only the order of methods may be compared."
     data, count = found.table.data, f"{found.cases} of {found.table.cases} cases"

@@ -172,7 +172,7 @@ def terminal_table(source: Source, *, metrics: Sequence[str] | None = None) -> P
     """
     table = as_table(source)
     chosen = tuple(metrics) if metrics is not None else _default_metrics(table)
-    if metrics is None and len(class_targets(chosen)) == len({name.partition("/")[2] for name in chosen}) > 1:
+    if len(class_targets(chosen)) == len({name.partition("/")[2] for name in chosen}) > 1:
         return _by_target(table, chosen)
     primary = primary_metric(table)
     lost = len(table.methods) == 1 and primary is not None and primary in chosen and has_drops(table, primary)
@@ -254,6 +254,23 @@ def markdown_table(source: Source, *, metrics: Sequence[str] | None = None) -> s
     return "\n\n".join([*grids, _escaped(plain.caption)]) + "\n"
 
 
+def study_markdown(table: StudyTable) -> str:
+    """`markdown_table`, with the other main metrics of classes of several methods above its caption.
+
+    Args:
+        table: Of a study.
+    """
+    text = markdown_table(table)
+    shown = {name.partition("/")[0] for name in _default_metrics(table)}
+    names = [name for name in shown_metrics(table) if is_of_classes(name) and is_main(name)]
+    more = [stem for stem in dict.fromkeys(name.partition("/")[0] for name in names) if stem not in shown]
+    if len(table.methods) == 1 or not more:
+        return text
+    first, _, said = text.rpartition("\n\n")  # the caption is one for all
+    grids = [markdown_table(table, metrics=shown_metrics(table, stem=stem)).rpartition("\n\n")[0] for stem in more]
+    return "\n\n".join([first, *grids, said])
+
+
 def plain_markdown(plain: PlainTable) -> str:
     """A table of strings in Markdown, with its caption below."""
     return f"{_grid([plain.columns, *plain.rows])}\n\n{_escaped(plain.caption)}\n"
@@ -273,7 +290,8 @@ def caption(table: StudyTable) -> str:
     parts += [f"{note}{f' ({UNUSED})' if len(table.methods) == 1 else ''}." for note in used_notes(table)]
     if any(count > 1 for count in runs.values()):
         counts = ", ".join(f"{method} {count}" for method, count in runs.items())
-        parts.append(f"Each case is first averaged over the runs (seeds or folds) of a method: {counts}.")
+        how = "Each case is first averaged" if not all(map(is_of_classes, table.metrics)) else "Numbers are averaged"
+        parts.append(f"{how} over the runs (seeds, folds or divisions) of a method: {counts}.")
     if table.average and len(table.averaged) > 1:
         total = len(table.rows)
         which = f"all {total}" if len(table.averaged) == total else f"the {len(table.averaged)} of {total}"

@@ -17,13 +17,20 @@ from comodal.evaluation.results import Results
 from comodal.evaluation.statistics import holm
 from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.run import read_json
-from comodal.study.published_guidance import GuidanceColumn, GuidanceTable, derived_change
+from comodal.study.published_guidance import GuidanceColumn, GuidanceTable, ReadOut, derived_change
 from comodal.study.reproducing import FOLDER, labelled
 from comodal.study.study import StudyConfig, StudyResult, load_study
 from comodal.study.variants import otherwise
 
 METHOD = "guidance"
 READ_OUT = "guided"  # where an arm does not say how it is read
+# The paper, section 5: the first of each is better than the second.
+ORDERS: tuple[tuple[ReadOut, ReadOut], ...] = (
+    ("superior", "inferior"),
+    ("both", "superior"),
+    ("inferior", "guide"),
+    ("guided", "inferior"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,28 @@ class GuidanceTest:
 
 
 @dataclass(frozen=True)
+class GuidanceOrder:
+    """Which of two rows is better, counted over the columns that have both.
+
+    Attributes:
+        better, worse: Names of rows: the paper says in words that the first is better.
+        metric: See `GuidanceLine`.
+        published: (columns in which its numbers say so, columns); equal ones, printed twice, count once.
+        ours: The same in ours.
+        clear: Columns in which ours says so clearly: by the interval over patients, and by p after Holm's correction over them.
+        reversed: Columns in which ours clearly says the opposite.
+    """
+
+    better: str
+    worse: str
+    metric: str
+    published: tuple[int, int]
+    ours: tuple[int, int]
+    clear: int
+    reversed: int
+
+
+@dataclass(frozen=True)
 class MelanomaLine:
     """Melanoma inferred from the criteria, by one row."""
 
@@ -103,6 +132,7 @@ class GuidanceReproduction:
         lines: Column by column, row by row, metric by metric.
         gains: Column by column, metric by metric.
         tests: Column by column, as far as both arms are there.
+        orders: What the paper says of the order of rows, and in how many columns it holds; those that ours can tell.
         melanoma: Row by row; empty where the table has no such inference, or the criteria are not all there.
         combined: Our numbers of the first arm as a table of their own.
         cohort: What ours was run on, as tables call it.
@@ -118,6 +148,7 @@ class GuidanceReproduction:
     lines: tuple[GuidanceLine, ...]
     gains: tuple[GuidanceGain, ...]
     tests: tuple[GuidanceTest, ...]
+    orders: tuple[GuidanceOrder, ...]
     melanoma: tuple[MelanomaLine, ...]
     combined: StudyTable
     cohort: str
@@ -157,6 +188,7 @@ def beside_guidance(table: GuidanceTable, study: StudyResult) -> GuidanceReprodu
         lines=tuple(line for column in table.columns for line in _lines(table, column, arms[column.arm], ceilings)),
         gains=tuple(_corrected(gain for column in table.columns for gain in _gains(table, column, arms[column.arm]))),
         tests=tuple(_tests(table, known)),
+        orders=tuple(_orders(table, known)),
         melanoma=tuple(_melanoma(table, first)) if table.checklist else (),
         combined=first.combined,
         cohort=next(found[0].cohort for found in study.results.values()),
@@ -299,6 +331,34 @@ def _tests(table: GuidanceTable, arms: Mapping[str, _Read]) -> Iterable[Guidance
         found += [GuidanceTest(column.name, column.p_value, line) for line in lines if line.test == "McNemar"]
     for test, p in zip(found, holm([test.ours.p_value for test in found]), strict=True):
         yield replace(test, ours=replace(test.ours, p_holm=p))
+
+
+def _orders(table: GuidanceTable, arms: Mapping[str, _Read]) -> Iterable[GuidanceOrder]:
+    """Pair by pair, metric by metric."""
+    for better, worse in ORDERS:
+        over, under = table.row(better).name, table.row(worse).name
+        pairs = {arm: _against(read, better, worse) for arm, read in arms.items()}
+        for metric in table.metrics:
+            printed = {(c.published.get((over, metric)), c.published.get((under, metric))) for c in table.columns}
+            says = [one > two for one, two in printed if one is not None and two is not None]
+            found = [pairs.get(column.arm, {}).get(f"{metric}/{column.target}") for column in table.columns]
+            known = [contrast for contrast in found if contrast is not None and contrast.value is not None]
+            corrected = holm([contrast.p_value for contrast in known])
+            known = [replace(contrast, p_holm=p) for contrast, p in zip(known, corrected, strict=True)]
+            above = [(contrast.value or 0.0) > 0 for contrast in known]
+            clear = [contrast.clear for contrast in known]
+            ours = sum(above), len(known)
+            sides = sum(map(all, zip(above, clear, strict=True))), sum(c and not a for a, c in zip(above, clear, strict=True))
+            if known:
+                yield GuidanceOrder(over, under, metric, (sum(says), len(says)), ours, *sides)
+
+
+def _against(read: _Read, better: ReadOut, worse: ReadOut) -> Mapping[str, Contrast]:
+    """{metric: one read-out minus another}; nothing where one of them is missing."""
+    if not {better, worse} <= read.labels.keys():
+        return {}
+    table = combine({label: read.results[label] for label in (worse, better)}, metrics=read.combined.metrics)
+    return table.rows[-1].contrasts[better]
 
 
 def _melanoma(table: GuidanceTable, read: _Read) -> Iterable[MelanomaLine]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 PAPER = "Mallya, Hamarneh (2022). Deep Multimodal Guidance for Medical Image Classification. MICCAI, arXiv:2203.05683"
-ILLEGIBLE = "illegible in the copy at hand"
+ILLEGIBLE = "illegible"
 UNPLACED = (
     "That column, BA / F1: D + C .611 / .734, D .621 / .716, C .581 / .625, G(C) .509 / .681, G(C) + C .548 / .630, change "
     "-5.6 / +0.8 %."
@@ -71,6 +71,7 @@ class GuidanceTable:
         options: What the layout is told.
         checklist: Whether melanoma is inferred from the criteria as well, by the seven-point checklist.
         melanoma: {row: printed AUROC of that inference}.
+        printed: Whether a paper prints its numbers; else they are references of our own.
         layout: Key of DATASETS: the data of the paper.
         data: Whose data these are.
         cases: How many cases with an answer these data have.
@@ -97,6 +98,12 @@ class GuidanceTable:
     options: Mapping[str, float] = field(default_factory=dict)
     checklist: bool = False
     melanoma: Mapping[str, float] = field(default_factory=dict)
+    printed: bool = True
+
+    @property
+    def beside(self) -> str:
+        """What the numbers beside ours are."""
+        return "published" if self.printed else "reference"
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -242,7 +249,9 @@ FIGURE_S1 = replace(
     source=f"{PAPER}, supplementary Figure 1 (c) and (d)",
     remarks=(
         "The figure prints bars; those of RadPath are derived here from the numbers of Table 1, as 100 (G(R) + R - R) / R.",
-        "Its parts (a) and (b), of Derm7pt, cannot be derived: those numbers of Table 2 are " + ILLEGIBLE + ".",
+        "Its parts (a) and (b), of Derm7pt, cannot be derived: those numbers of Table 2 are "
+        + ILLEGIBLE
+        + " in the copy at hand.",
         *TABLE1.remarks[:3],
     ),
     statement="",
@@ -254,10 +263,11 @@ _TOY = {"S + I": 0.768, "S": 0.857, "I": 0.421, "G(I)": 0.497, "G(I) + I": 0.481
 TOY = GuidanceTable(
     title="The toy of guidance: a class that is a product of causes, and linear decoders",
     caption="Accuracy on pairs of latent vectors (phantom pairs); guidance adds no information, only an input easily read",
-    source="no paper prints it; the references are of an earlier toy of comodal with another generator, 600 pairs and 8 seeds",
+    source="an earlier toy of comodal with another generator, 600 pairs and 8 seeds; no paper prints it",
+    printed=False,
     remarks=(
         "I(Y; G(I), I) = I(Y; I): G(I) is a function of I. What is gained is what a linear decoder of I cannot read.",
-        "The best that any method can reach from the inferior vector stands beside each row (BA at best).",
+        "The best that any method can reach from what a row sees stands beside it (at best).",
     ),
     statement="",
     rows=(

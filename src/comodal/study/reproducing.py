@@ -21,7 +21,7 @@ from comodal.study.cohorts import check_files, check_phantom, write_phantom
 from comodal.study.published import AnyTable, PublishedTable
 from comodal.study.published_ciml import ShapesTable
 from comodal.study.published_guidance import GuidanceTable
-from comodal.study.study import StudyResult, arm_config, load_study
+from comodal.study.study import Arm, StudyResult, arm_config, load_study
 from comodal.training.events import Emit, Said, silent
 
 FOLDER = Path(__file__).parent / "tables"
@@ -116,7 +116,8 @@ def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit:
         check_phantom(csv, name)
         if not csv.is_file():
             told = ", ".join(f"{key} {value}" for key, value in settings.items())
-            emit(Said("info", f"writing the {name} phantom ({told}), in the place of {table.data}"))
+            instead = f", in the place of {table.data}" if table.data else ""
+            emit(Said("info", f"writing the {name} phantom ({told}){instead}"))
             write_phantom(name, out, settings, emit=emit)
     if not (out / "runs").is_dir():
         _check(csv, emit)
@@ -165,17 +166,20 @@ def _check_measured(table: AnyTable, file: Path) -> None:
         config = arm_config(study, arm, seed=0, fold=None, cache=file.parent / "cache").data
         known = [name for target in choose_targets(targets, config) for name in target.classes]
         if isinstance(table, GuidanceTable) and arm.title in table.arms:
-            _check_guidance(table, arm.title, [target.name for target in choose_targets(targets, config)], file)
+            _check_guidance(table, study.whole(arm), [target.name for target in choose_targets(targets, config)], file)
         if not set(table.regions) <= set(known):
             rule, got = f"include {shown}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
             do = f"Write data.regions: [{shown}], or take the arm out"
             raise ConfigError(message("data.regions", rule, got, file=str(file), do=do))
 
 
-def _check_guidance(table: GuidanceTable, arm: str, targets: Sequence[str], file: Path) -> None:
+def _check_guidance(table: GuidanceTable, arm: Arm, targets: Sequence[str], file: Path) -> None:
+    if arm.name != "guidance":
+        rule, got = "be guidance in the arms of this table", f"{arm.name} in {arm.title}"
+        raise ConfigError(message("study.methods", rule, got, file=str(file), do="Give an arm of another method its own label"))
     missing = [name for name in table.targets if name not in targets]
     if missing:
-        rule, got = f"include {', '.join(table.targets)}, which the table shows", f"{', '.join(targets)} in {arm}"
+        rule, got = f"include {', '.join(table.targets)}, which the table shows", f"{', '.join(targets)} in {arm.title}"
         do = "Write them under data.targets, or take the arm out"
         raise ConfigError(message("data.targets", rule, got, file=str(file), do=do))
 

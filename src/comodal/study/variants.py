@@ -300,7 +300,7 @@ def otherwise(table: VariantTable | ShapesTable | GuidanceTable, study: StudyCon
         cases: With a label map, in our cohort.
     """
     paper = load_study(FOLDER / table.study)
-    found = [_instead("cases", cases, table.cases), _instead("division", _division(study), _division(paper))]
+    found = [_instead("cases", cases, table.cases or cases), _instead("division", _division(study), _division(paper))]
     found += [_instead("seeds", len(study.seeds), len(paper.seeds))]
     theirs = _settings(paper)
     found += _of_arms({label: (own, theirs[label]) for label, own in _settings(study).items() if label in theirs})

@@ -77,7 +77,7 @@ def stage_batch(method: Method, stage: Stage, batch: Batch) -> Batch:
     if stage.inputs == "raw":
         return batch
     features = encodings(method, batch)
-    nothing = torch.zeros((len(batch), 1))
+    nothing = torch.zeros((len(batch), 1), device=batch.present.device)
     return batch.with_inputs({name: features.get(name, nothing) for name in batch.modalities})
 
 

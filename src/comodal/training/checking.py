@@ -13,6 +13,7 @@ from comodal.errors import ConfigError, message
 from comodal.method import Method, Problem, Stage
 from comodal.modality import subset_name
 from comodal.run import Run, read_weights
+from comodal.stage import under
 from comodal.training.events import Emit, Said, silent
 from comodal.training.feeding import check_batch_size
 from comodal.training.pretrained import take_pretrained
@@ -50,7 +51,8 @@ def check_training(
         stage_cases(problem, cohort, splits["train"], stage=stage)
         balanced_targets(stage.balance, problem.targets)
         size = stage.batch_size or config.training.batch_size
-        check_batch_size(size, config.training.devices)
+        own = f"batch size of stage {stage.name}" if stage.batch_size else "training.batch_size"
+        check_batch_size(size, config.training.devices, owner=own)
         if size // config.training.devices < stage.least_rows:
             rule = f"give each process {stage.least_rows} rows, which are compared with each other"
             got, do = f"{size} for {config.training.devices}", f"Raise it to {stage.least_rows * config.training.devices}"
@@ -68,6 +70,14 @@ def check_training(
     names = [target.name for target in problem.targets]
     if splits["test"] and not any(name in cohort.case(i).cells for i in splits["test"] for name in names):
         emit(Said("warning", f"No test case has {' or '.join(names)}: there is nothing to evaluate this training on."))
+
+
+def _wanted(problem: Problem, stage: Stage) -> str:
+    """What a stage asks of a case, in words."""
+    groups = [stage.reads] if stage.reads and not set(stage.reads) <= set(stage.modalities) else []
+    groups = [group for group in (*groups, *stage.one_of) if not set(group) & set(stage.modalities)]
+    targets = stage.targets if stage.targets is not None else [target.name for target in problem.targets]
+    return ", ".join([*stage.modalities, *dict.fromkeys(" or ".join(group) for group in groups), *targets])
 
 
 def _check_monitor(method: Method, stage: Stage) -> None:
@@ -90,9 +100,9 @@ def _check_validation(method: Method, stage: Stage, cohort: Cohort, *, ids: Sequ
         view = StageView(method, stage)
         some = bool(view.plan(view.labelled(cohort, ids), every=False))
     if not some:
-        wanted = ", ".join(stage.targets or [t.name for t in method.problem.targets])
-        rule = f"have validation cases with {wanted}, which choose its weights"
-        do = stage.remedy or "Fill the cohort's columns, change the split, or set training.validations to 0"
+        rule = f"have validation cases with {_wanted(method.problem, stage)}, which choose its weights"
+        remedy = stage.remedy or "Fill the cohort's columns"
+        do = f"{remedy}, change the split, or set training.validations to 0"
         raise ConfigError(message(f"Stage {stage.name}", rule, f"none among {len(ids)}", do=do))
 
 
@@ -100,7 +110,11 @@ def take_weights(method: Method, other: Run, emit: Emit) -> None:
     """Takes the weights of another run where name and shape agree, and says how many did."""
     theirs = read_weights(other.path / "weights.safetensors")
     own = method.state_dict()
-    fit_in = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    fit_in = {
+        name: value
+        for name, value in theirs.items()
+        if name in own and own[name].shape == value.shape and not any(under(name, prefix) for prefix in method.counted)
+    }
     if not fit_in:
         do = "Give a run of the same method and modalities"
         raise ConfigError(message("--init", "share weights with this method", "none that fit", do=do))
@@ -123,8 +137,7 @@ def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: 
     """
     found = _fitting(problem, cohort, ids, stage=stage)
     if not found and needed:
-        wanted = [*stage.modalities, *(stage.targets if stage.targets is not None else [t.name for t in problem.targets])]
-        rule, got = f"have training cases with {', '.join(wanted)}", "none"
+        rule, got = f"have training cases with {_wanted(problem, stage)}", "none"
         do = stage.remedy or "Fill the cohort's columns, or change the split"
         before = _fitting(problem, _given_back(cohort), ids, stage=stage) if cohort.meta.withheld else []
         if before:
@@ -153,7 +166,8 @@ def _fitting(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: Sta
         labelled = (
             all(t in case.cells for t in stage.targets) if stage.targets is not None else any(t in case.cells for t in every)
         )
-        present = any(n in case.cells for n in stage.reads or problem.names) and all(n in case.cells for n in stage.modalities)
+        groups = (stage.reads or problem.names, *stage.one_of, *((name,) for name in stage.modalities))
+        present = all(any(name in case.cells for name in group) for group in groups)
         lies = not any(t in case.cells for t in segments) or any(n in case.cells for n in images)
         if labelled and present and lies:
             found.append(case)

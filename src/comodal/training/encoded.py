@@ -69,6 +69,8 @@ class EncodedDraws:
     ) -> None:
         self.draws, self.method, self.problem, self.folder = draws, method, problem, folder
         self.key = frozen_hash(method, stage)
+        if draws.use is not None:  # a later stage that reads more must not be handed cases without it
+            self.key += f"|{'+'.join(draws.use)}"
         self.seen: Seen = {} if seen is None else seen
         for old in [entry for entry in self.seen if entry[0] != self.key]:
             del self.seen[old]
@@ -101,7 +103,8 @@ class EncodedDraws:
         batch = collate([sample], self.problem.modalities, patch=self.problem.patches).to(device)
         modes = [(module, module.training) for module in self.method.modules()]
         self.method.eval()
-        with torch.no_grad():
+        # a validation asks within mixed precision, a training without: a latent must not depend on who was first
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             found: dict[str, Features] = {}
             for names in self.method.encoded_parts(sample.inputs):
                 found |= self._cached(batch.keep(names), names)

@@ -25,19 +25,20 @@ class Draws(Protocol):
         """A draw; depends on (seed, epoch, index) only."""
 
 
-def check_batch_size(batch_size: int, world: int) -> None:
+def check_batch_size(batch_size: int, world: int, *, owner: str = "training.batch_size") -> None:
     """Refuses a batch that cannot be divided equally among the processes.
 
     Args:
         batch_size: Over all processes together.
         world: Number of processes.
+        owner: Whose it is, for the message.
 
     Raises:
         ConfigError: It leaves a remainder.
     """
     if batch_size % world:
         rule, do = f"be divisible by the number of processes ({world})", f"Choose {world * max(1, batch_size // world)}"
-        raise ConfigError(message("training.batch_size", rule, batch_size, do=do))
+        raise ConfigError(message(owner, rule, batch_size, do=do))
 
 
 @dataclass

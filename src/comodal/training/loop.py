@@ -179,7 +179,10 @@ def run_stage(loop: Loop, index: int, stage: Stage, *, feed: Feed, resume: Check
                 _checkpoint(loop, index, step=step, optimisers=optimisers, best=best, watch=watch, stopped=stopped)
             if stopped or step == total:
                 break
-    weights = fabric.broadcast(best.weights, src=0)
+    own = best.weights
+    if fabric.world_size > 1 and not own:  # running statistics are each process's own, and a next stage may encode with them
+        own = {key: tensor.detach().cpu() for key, tensor in method.state_dict().items()}
+    weights = fabric.broadcast(own, src=0)
     if weights:
         restore_weights(method, weights)
     if loop.log is not None:
