@@ -285,6 +285,7 @@ def test_melanoma_by_the_command_twice(
 ) -> None:
     small = replace(CHECKLISTS["guidance/melanoma"], phantom={"name": "skin", "cases": 16, "size": 64})
     monkeypatch.setitem(CHECKLISTS, "guidance/melanoma", small)
+    said: dict[str, Any] = {}
     for _ in range(2):
         assert main(["reproduce", "guidance/melanoma", "--out", str(tmp_path), "--json"]) == 0
         said = json.loads(capsys.readouterr().out)

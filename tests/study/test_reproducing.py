@@ -22,6 +22,7 @@ from comodal.reporting.about import Facts
 from comodal.reporting.reproduction import ReproductionText, _notes, comparable, reproduction_text
 from comodal.study import reproducing
 from comodal.study.cohorts import write_phantom
+from comodal.study.melanoma import MelanomaReproduction
 from comodal.study.published import TABLES, PublishedRow, PublishedTable, known_tables, load_table
 from comodal.study.reproducing import FOLDER, Reproduction, beside, prepare_table
 from comodal.study.study import StudyResult, arm_config, load_study
@@ -347,6 +348,7 @@ def test_given_data_are_indexed_once(stub: PublishedTable, files: Path, tmp_path
 def test_a_phantom_that_is_given_as_data_is_known_as_one(stub: PublishedTable, tmp_path: Path) -> None:
     write_phantom("brain", tmp_path / "given", {"cases": 5, "size": 48})
     found = api.reproduce("stub/table9", out=tmp_path / "out", data=tmp_path / "given" / "files")
+    assert not isinstance(found, MelanomaReproduction)
     assert found.synthetic and found.cases == 5 and not found.same_data and comparable(found).startswith("Ours is synthetic")
 
 

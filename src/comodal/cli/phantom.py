@@ -14,7 +14,9 @@ from comodal.cli.options import known_name, numbers, values
 
 
 def phantom(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Which phantom: brain, chest, skin, radpath, petct, shapes, pairs.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Which phantom: brain, chest, skin, radpath, petct, shapes, pairs.")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; it gets a cohort.csv.")],
     cases: Annotated[int | None, typer.Option("--cases", help="Subjects.")] = None,
