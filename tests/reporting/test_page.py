@@ -238,7 +238,7 @@ def test_labels_of_ones_own(make_run: Make, worlds: dict[str, Any], tmp_path: Pa
 def test_divisions_are_runs_of_one_method(make_run: Make, worlds: dict[str, Any]) -> None:
     runs = [make_run(f"r{k}", worlds["lgg"], method="unet", evaluated=False) for k in range(3)]
     for run, seed in zip(runs, (0, 1, 1), strict=True):
-        rewritten(run, "config.yaml", "splits:\n  fold: 0", f"splits:\n  seed: {seed}\n  fold: 0")
+        rewritten(run, "config.yaml", "  seed: 0\ntraining", f"  seed: {seed}\ntraining")
     rewritten(runs[1], "splits.json", '"T000", ', "")
     assert list(group([read_run(run) for run in runs[:2]])) == ["unet"]
     assert list(group([read_run(run) for run in runs])) == ["unet (r0)", "unet (r2)"]  # one seed divides in one way
@@ -256,6 +256,8 @@ def test_results_under_other_settings_are_named_and_not_mixed_in(
     after = write_page([run], tmp_path / "page.html").read_text(encoding="utf-8")
     said = f"Also evaluated under other settings at test, and not shown here: {name}."
     assert said in after and said not in before and len(after) - len(before) < 300
+    (run / "results" / "test.json").rename(run / "results" / "test.subsets-t1.json")  # of a study of the complete set
+    assert read_run(run).split == "test.subsets-t1"
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

@@ -171,9 +171,10 @@ def _inputs(record: RunRecord) -> str:
     sizes = [*patch.values()] if isinstance(patch, Mapping) else [patch]  # one for each grid of images
     size = " and ".join(dict.fromkeys(" × ".join(map(str, side)) for side in sizes if isinstance(side, list) and side))
     items = [item for item in record.cohort_meta.get("modalities") or [] if isinstance(item, Mapping)]
-    dims = {item.get("spatial_dims") for item in items if item.get("name") in record.modalities} - {0, None}
-    if items and not dims:  # vectors and texts have no size
+    dims = {item.get("spatial_dims") for item in items if item.get("name") in record.modalities}
+    if dims == {0}:  # vectors and texts have no size
         return ""
+    dims -= {0, None}
     if dims == {2}:
         return f"pictures{f' of {size} pixels' if size else ''}"
     what = {2: "slices", 3: "volumes"}.get(data.get("spatial_dims") or 0, "")

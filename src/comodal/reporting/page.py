@@ -20,7 +20,7 @@ from comodal.reporting.class_tables import class_tables
 from comodal.reporting.drops import page_drops
 from comodal.reporting.page_tables import page_tables
 from comodal.reporting.pictures import pictures
-from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section
+from comodal.reporting.record import PARTS, RunRecord, find_runs, read_run, section, set_at_test
 from comodal.reporting.tables import answered, caption, heading, is_of_classes, left_out_note, primary_metric, shown_metrics
 
 _MOST_ROWS_NOT_RUN = 5  # modalities up to which every subset has a row, evaluated or not
@@ -300,13 +300,8 @@ def _notes(records: Sequence[RunRecord], split: str, table: StudyTable) -> list[
 
 def _otherwise_set(records: Sequence[RunRecord], split: str) -> list[str]:
     """Results under other settings at test, which are not mixed into these."""
-    found = {name for r in records for name, one in r.results.items() if any(map(set_at_test, one.notes))} - {split}
+    found = {name for r in records for name, one in r.results.items() if set_at_test(one)} - {split}
     return [f"Also evaluated under other settings at test, and not shown here: {', '.join(sorted(found))}."] if found else []
-
-
-def set_at_test(note: str) -> bool:
-    """Whether it is the note of a result whose settings are not those of the training."""
-    return note.startswith("Set at test")
 
 
 def _own_note(value: MetricValue) -> str:

@@ -24,6 +24,11 @@ _PREFERRED = ("test", "val", "all", "train")
 _MOST_BYTES = 256 * 1024 * 1024
 
 
+def set_at_test(result: Results) -> bool:
+    """Whether it is of other settings than those of the training (`comodal evaluate --set`)."""
+    return any(note.startswith("Set at test") for note in result.notes)
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One run folder.
@@ -100,8 +105,9 @@ class RunRecord:
 
     @property
     def split(self) -> str | None:
-        """The split whose results are shown: test where there is one."""
-        return next((name for name in (*_PREFERRED, *sorted(self.results)) if name in self.results), None)
+        """The split whose results are shown: test where there is one, and those of other settings at test last."""
+        others = sorted(self.results, key=lambda name: (set_at_test(self.results[name]), name))
+        return next((name for name in (*_PREFERRED, *others) if name in self.results), None)
 
     @property
     def explanations(self) -> list[str]:
