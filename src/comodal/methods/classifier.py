@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
 from comodal.batch import Batch, Features
@@ -26,11 +27,13 @@ from comodal.networks.classification import (
     class_weights,
     classification_losses,
 )
-from comodal.networks.latents import Latents
+from comodal.networks.latents import Fusion, Latents
 
 
 class ClassifierConfig(ClassificationConfig):
     """Configuration of `classifier`."""
+
+    fusion: Fusion = Field("latents", description="several images: latents side by side, or channels of one network")
 
 
 class Classifier(Method):

@@ -35,31 +35,29 @@ from comodal.method import (
     Citation,
     Method,
     MethodConfig,
-    Monitor,
-    OneStageConfig,
     Optimiser,
     Prediction,
     Problem,
     Requirements,
     Stage,
 )
+from comodal.networks.class_settings import ClassificationConfig
 from comodal.networks.classification import (
     ClassHeads,
-    ClassWeights,
     Logits,
     check_target_weights,
     class_probabilities,
     class_weights,
     classification_losses,
 )
-from comodal.networks.latents import EncoderConfig, Latents
+from comodal.networks.latents import Latents
 from comodal.networks.segmentation import labelled_where
 from comodal.networks.subsets import draw_subsets
 
 FUSED = "fused"
 
 
-class LateFusionConfig(OneStageConfig, EncoderConfig):
+class LateFusionConfig(ClassificationConfig):
     """Configuration of `late-fusion`; `head_*` are of the fused head where the latents are frozen."""
 
     absent: Literal["heads", "refuse"] = Field(
@@ -68,12 +66,6 @@ class LateFusionConfig(OneStageConfig, EncoderConfig):
     frozen: bool = Field(False, description="a classifier for each modality first, then a head on their frozen latents")
     fused_weight: float = Field(1.0, gt=0, description="weight of the fused heads' loss")
     own_weight: float = Field(1.0, gt=0, description="weight of the loss of each modality's own heads")
-    hidden: int = Field(0, ge=0, description="units of a hidden layer in each head; 0: linear")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the latents")
-    class_weights: ClassWeights = Field("balanced", description="none, balanced, or {target: {class: weight}}")
-    target_weights: dict[str, float] = Field({}, description="{target: factor of its loss}; 1 for those that are not named")
-    balance: tuple[str, ...] = Field((), description="targets whose classes are drawn equally often")
-    judge: Literal["loss", "AUROC", "balanced_accuracy"] = Field("loss", description="what chooses the weights, on validation")
     head_hidden: int = Field(
         0, ge=0, description="units of a hidden layer of the frozen latents' head; 0: linear, as published"
     )
@@ -170,7 +162,7 @@ class LateFusion(Method):
         subsets: tuple[tuple[str, ...], ...] | None = None,
     ) -> Stage:
         config, encoded = self.config, name == FUSED
-        judged = Monitor(config.judge, "min" if config.judge == "loss" else "max", config.patience, subsets=subsets)
+        judged = config.monitor(*(subsets or ()))
         return Stage(
             name,
             train,

@@ -17,7 +17,6 @@ from comodal.networks.latents import EncoderConfig, Fusion
 class ClassificationConfig(OneStageConfig, EncoderConfig):
     """Optimisation, encoders, heads, weights of classes and targets."""
 
-    fusion: Fusion = Field("latents", description="several images: latents side by side, or channels of one network")
     hidden: int = Field(0, ge=0, description="units of a hidden layer in each head; 0: linear")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the latent")
     class_weights: ClassWeights = Field("balanced", description="none, balanced, or {target: {class: weight}}")
@@ -33,6 +32,7 @@ class ClassificationConfig(OneStageConfig, EncoderConfig):
 class GuideConfig(ClassificationConfig):
     """Settings of G, and of decoders on frozen latents. The defaults are those of Mallya and Hamarneh (2022)."""
 
+    fusion: Fusion = Field("latents", description="several images: latents side by side, or channels of one network")
     guide_loss: GuideLoss | dict[GuideLoss, float] = Field(
         "mse", description="mse (the paper), cosine, infonce, heteroscedastic, logits; or {loss: weight}"
     )

@@ -18,7 +18,7 @@ from comodal.evaluation.statistics import holm
 from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.run import read_json
 from comodal.study.published_guidance import GuidanceColumn, GuidanceTable, ReadOut, derived_change
-from comodal.study.reproducing import FOLDER, labelled
+from comodal.study.reproducing import FOLDER, ComparedData, labelled
 from comodal.study.study import StudyConfig, StudyResult, load_study
 from comodal.study.variants import otherwise
 
@@ -123,7 +123,7 @@ class MelanomaLine:
 
 
 @dataclass(frozen=True)
-class GuidanceReproduction:
+class GuidanceReproduction(ComparedData):
     """A published table of guidance, and ours.
 
     Attributes:
@@ -157,16 +157,6 @@ class GuidanceReproduction:
     official: bool
     cases: int
     otherwise: tuple[str, ...]
-
-    @property
-    def same_data(self) -> bool:
-        """Whether these are the data of the paper, as far as layout and number of cases tell."""
-        return self.some_data and self.cases == self.table.cases
-
-    @property
-    def some_data(self) -> bool:
-        """Whether these are the data of the paper or a part of them."""
-        return self.same_layout and not self.synthetic and self.cases <= self.table.cases
 
 
 def beside_guidance(table: GuidanceTable, study: StudyResult) -> GuidanceReproduction:

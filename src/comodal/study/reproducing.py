@@ -29,6 +29,25 @@ FOLDER = Path(__file__).parent / "tables"
 _Measured = TypeVar("_Measured", SubsetResult, CaseResult)
 
 
+class ComparedData:
+    """Whose data ours are, as far as what a reproduction holds tells."""
+
+    table: AnyTable
+    synthetic: bool
+    same_layout: bool
+    cases: int
+
+    @property
+    def same_data(self) -> bool:
+        """Whether these are the data of the paper, as far as layout and number of cases tell."""
+        return self.some_data and self.cases == self.table.cases
+
+    @property
+    def some_data(self) -> bool:
+        """Whether these are the data of the paper or a part of them."""
+        return self.same_layout and not self.synthetic and self.cases <= self.table.cases
+
+
 @dataclass(frozen=True)
 class Line:
     """One method in one row of the table, in the unit of the published numbers.
@@ -53,7 +72,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class Reproduction(ComparedData):
     """A published table whose rows are subsets of modalities, and ours.
 
     Attributes:
@@ -75,16 +94,6 @@ class Reproduction:
     synthetic: bool
     same_layout: bool
     cases: int
-
-    @property
-    def same_data(self) -> bool:
-        """Whether these are the data of the paper, as far as layout and number of cases tell."""
-        return self.some_data and self.cases == self.table.cases
-
-    @property
-    def some_data(self) -> bool:
-        """Whether these are the data of the paper or a part of them."""
-        return self.same_layout and not self.synthetic and self.cases <= self.table.cases
 
 
 def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit: Emit = silent) -> Path:

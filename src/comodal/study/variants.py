@@ -20,7 +20,7 @@ from comodal.evaluation.statistics import Interval, interval_of, resampling_weig
 from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.study.published_ciml import ShapesTable, VariantTable
 from comodal.study.published_guidance import GuidanceTable
-from comodal.study.reproducing import FOLDER, labelled
+from comodal.study.reproducing import FOLDER, ComparedData, labelled
 from comodal.study.study import StudyConfig, StudyResult, arm_config, load_study
 
 Floats = NDArray[np.float64]
@@ -83,7 +83,7 @@ class RegionSplit:
 
 
 @dataclass(frozen=True)
-class VariantReproduction:
+class VariantReproduction(ComparedData):
     """A published table of methods or variants, and ours.
 
     Attributes:
@@ -111,16 +111,6 @@ class VariantReproduction:
     empties: tuple[Empties, ...]
     apart: tuple[RegionSplit, ...]
     otherwise: tuple[str, ...]
-
-    @property
-    def same_data(self) -> bool:
-        """Whether these are the data of the paper, as far as layout and number of cases tell."""
-        return self.some_data and self.cases == self.table.cases
-
-    @property
-    def some_data(self) -> bool:
-        """Whether these are the data of the paper or a part of them."""
-        return self.same_layout and not self.synthetic and self.cases <= self.table.cases
 
 
 def beside_variants(table: VariantTable, study: StudyResult) -> VariantReproduction:
