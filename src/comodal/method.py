@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from comodal.batch import Batch, Features
+from comodal.batch import Batch, Features, Text
 from comodal.errors import UnsupportedSubset, message
 from comodal.modality import subset_name, subsets
 from comodal.problem import Problem, Task
@@ -27,6 +27,7 @@ __all__ = [
     "Citation",
     "Complements",
     "Losses",
+    "Matches",
     "Method",
     "MethodConfig",
     "Monitor",
@@ -110,6 +111,25 @@ class Complements:
     logits: Mapping[tuple[str, str], Tensor]
     maps: Mapping[tuple[str, str], Tensor]
     nats: Mapping[tuple[str, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """How well images and reports belong together, as the critic of a method that learned both has it.
+
+    Scores are of one batch of images with one set of reports, whether or not they are of the same patients; only their order
+    and differences have a meaning.
+
+    Attributes:
+        reports: (B, R) score of each image with each report.
+        sentences: (B, R, S, N) score of each sentence at each region of the image, NaN where there is no sentence; None where
+            the method sees an image and a report as wholes.
+        grid: Regions along each axis of the image, N of them, the last axis fastest; () without regions.
+    """
+
+    reports: Tensor
+    sentences: Tensor | None = None
+    grid: tuple[int, ...] = ()
 
 
 class Losses(dict[str, Tensor]):
@@ -295,6 +315,23 @@ class Method(nn.Module):
             UnsupportedSubset: A row has a subset from which this method cannot predict.
         """
         raise NotImplementedError(f"{type(self).__name__} has no complements; ask `explains` first.")
+
+    @property
+    def matches(self) -> bool:
+        """Whether `match` exists, so that images and reports can find each other."""
+        return type(self).match is not Method.match
+
+    def match(self, batch: Batch, text: Text) -> Matches:
+        """Scores of images with reports. Call it in eval mode, without gradients.
+
+        Args:
+            batch: B cases that have the image; nothing else of it is read.
+            text: R reports, of these or other cases, or sentences that somebody wrote: ids (R, S, L).
+
+        Raises:
+            UnsupportedSubset: A row lacks the image.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no match; ask `matches` first.")
 
     def require_support(self, present: Tensor) -> None:
         """Refuses rows from whose modalities this method cannot predict; the message names what would do.

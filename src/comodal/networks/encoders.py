@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from comodal.errors import ConfigError, message, nearest
-from comodal.networks import inception
+from comodal.networks import inception, resnet6
 from comodal.networks.backbones import backbone, published
 from comodal.networks.published import Taken, take
 
@@ -87,6 +87,13 @@ def _inception(_: int, channels: int) -> tuple[nn.Module, int]:
     return inception.InceptionV3(channels), inception.FEATURES
 
 
+def _six_stages(strides: Sequence[int], *, least: int) -> Architecture:
+    def build(_: int, channels: int) -> tuple[nn.Module, int]:
+        return resnet6.ResNet6(channels, strides), resnet6.FEATURES
+
+    return Architecture(build, spatial_dims=(2,), least=least)
+
+
 def _transformer(name: str, *, least: int, multiple: int = 1) -> Architecture:
     return Architecture(backbone(name), spatial_dims=(2,), least=least, multiple=multiple, nonnegative=False)
 
@@ -97,6 +104,8 @@ ENCODERS: dict[str, Architecture] = {
     "resnet18": _resnet("basic", [2, 2, 2, 2]),
     "resnet34": _resnet("basic", [3, 4, 6, 3]),
     "resnet50": _resnet("bottleneck", [3, 4, 6, 3]),
+    "resnet6": _six_stages(resnet6.STRIDES, least=64),
+    "resnet6-small": _six_stages(resnet6.SMALL, least=16),
     "densenet121": _densenet((6, 12, 24, 16)),
     "densenet169": _densenet((6, 12, 32, 32)),
     "inception-v3": Architecture(_inception, spatial_dims=(2,), least=inception.LEAST),

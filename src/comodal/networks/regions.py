@@ -1,0 +1,142 @@
+"""Image encoders in two parts: the lower blocks, whose map holds the regions of an image, and the last one.
+
+| encoder | lower blocks | regions | last block |
+| --- | --- | --- | --- |
+| resnet6, resnet6-small | stem, layer1 to layer5 | 2 x 2 places of the 8 x 8 x 128 map as one: 4 x 4 x 512 | layer6 |
+| other ResNets | stem, layer1 to layer3 | places of the map, 1/16 of the image | layer4 |
+
+Axis letters: B images, C channels, X Y Z places of a map, N regions, D features of a region, F of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from comodal.errors import ConfigError, message
+from comodal.networks.encoders import ENCODERS, ImageEncoder, Norm
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Submodules of a network, in the order in which they are applied.
+
+    Attributes:
+        low: Of the lower blocks.
+        last: Of the last one, without the pooling.
+        pool: What makes the map a vector.
+        fold: Places along each axis that are one region.
+    """
+
+    low: tuple[str, ...]
+    last: tuple[str, ...]
+    pool: str
+    fold: int = 1
+
+
+_SIX = Parts(("stem", *(f"layer{number}" for number in range(1, 6))), ("layer6",), "pool", 2)
+_RESNET = Parts(("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3"), ("layer4",), "avgpool")
+PARTED: dict[str, Parts] = {
+    name: _SIX if name.startswith("resnet6") else _RESNET for name in ENCODERS if name.startswith("resnet")
+}
+
+
+class RegionEncoder(ImageEncoder):
+    """An image encoder whose maps can be had: `forward(images) == whole(last(low(images)))`.
+
+    Args:
+        name: Key of PARTED.
+        spatial_dims: Of the image.
+        channels: Of the image.
+        fold: Places along each axis of the lower map that are one region; None: as the table says.
+        norm: As `ImageEncoder`.
+        patch: Size of the image; () where it is not known.
+        modality: For messages.
+
+    Attributes:
+        region_features: D.
+        map_features: Channels of the last map.
+
+    Raises:
+        ConfigError: An encoder that is not in two parts, or a map that cannot be folded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spatial_dims: int,
+        channels: int,
+        *,
+        fold: int | None = None,
+        norm: Norm = "batch",
+        patch: Sequence[int] = (),
+        modality: str | None = None,
+    ) -> None:
+        super().__init__(name, spatial_dims, channels, norm=norm, patch=patch, modality=modality)
+        if name not in PARTED:
+            do = f"Choose one of {', '.join(PARTED)}"
+            raise ConfigError(message("method.encoder", "have regions", repr(name), do=do, modality=modality))
+        self.parts, self.spatial_dims = PARTED[name], spatial_dims
+        self.fold = self.parts.fold if fold is None else fold
+        with torch.no_grad():
+            lower, last = (self._channels(names) for names in (self.parts.low, self.parts.last))
+        self.region_features = lower * self.fold**spatial_dims
+        self.map_features = last
+
+    @property
+    def low_prefixes(self) -> tuple[str, ...]:
+        """Parameter prefixes of the lower blocks, within this module."""
+        return tuple(f"network.{name}" for name in self.parts.low if list(self._part(name).parameters()))
+
+    @property
+    def last_prefixes(self) -> tuple[str, ...]:
+        """Parameter prefixes of the last block, within this module."""
+        return tuple(f"network.{name}" for name in self.parts.last)
+
+    def low(self, images: Tensor) -> Tensor:
+        """(B, C, *spatial) to the map of the lower blocks (B, C', *coarse)."""
+        self._check_sides(images.shape[2:])
+        for name in self.parts.low:
+            images = self._part(name)(images)
+        return images
+
+    def last(self, low: Tensor) -> Tensor:
+        """The map of the lower blocks to that of the last one."""
+        for name in self.parts.last:
+            low = self._part(name)(low)
+        return low
+
+    def whole(self, last: Tensor) -> Tensor:
+        """The last map to the features of the image (B, F)."""
+        found: Tensor = self._part(self.parts.pool)(last).flatten(1)
+        return found
+
+    def regions(self, low: Tensor) -> Tensor:
+        """The map of the lower blocks to (B, N, D); N in the order of `grid`, the last axis fastest."""
+        dims, fold = self.spatial_dims, self.fold
+        sides = low.shape[2:]
+        if any(side % fold for side in sides):
+            rule, do = f"be a multiple of {fold} along each axis", "Set data.patch to a multiple of 2 x 32, or method.fold to 1"
+            got = " x ".join(map(str, sides))
+            raise ConfigError(message("the map of the regions", rule, got, do=do, modality=self.modality))
+        split = [part for side in sides for part in (side // fold, fold)]
+        cut = low.reshape(*low.shape[:2], *split)  # (B, C, X, f, Y, f, ...)
+        places, inner = [2 + 2 * axis for axis in range(dims)], [3 + 2 * axis for axis in range(dims)]
+        return cut.permute(0, *places, 1, *inner).reshape(len(low), math.prod(sides) // fold**dims, -1)
+
+    def grid(self, low: Tensor) -> tuple[int, ...]:
+        """How many regions lie along each axis of the image."""
+        return tuple(side // self.fold for side in low.shape[2:])
+
+    def _part(self, name: str) -> nn.Module:
+        return self.network.get_submodule(name)
+
+    def _channels(self, names: Sequence[str]) -> int:
+        """Channels of the map that the last of these submodules gives."""
+        kinds = (nn.Conv2d, nn.Conv3d)
+        blocks = list(self._part(names[-1]).children())
+        return next(m.out_channels for m in reversed(list(blocks[-1].modules())) if isinstance(m, kinds))
