@@ -2,7 +2,7 @@
 
 A cohort lists every file; `--use flair,t1ce` says which may count. Whatever the files of t1 and t2 are (intact, gone, noise,
 cut short, of another grid), all that `evaluate` and `predict` write must stay the same, byte for byte. Methods that segment
-see brains, those that classify see radiology and pathology of one tumour.
+see brains, those that classify see radiology and pathology of one tumour, or radiographs and reports.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ CLASSIFY = {
         "--set=method.decoder_epochs=1",
     ],
 }
+# Methods that learn from radiographs and reports, and predict from radiographs.
+READ: dict[str, list[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ class Seen:
 
 def seen_by(method: str) -> Seen:
     """Small; in 3-D unless the method is flat."""
+    if method in READ:
+        settings = [*TINY[1:], "--set=data.patch=[64,64]", "--set=method.encoder=resnet10-quarter", *READ[method]]
+        return Seen("chest", ("frontal",), ("report",), settings)
     if "classification" in METHODS[method].tasks:
         settings = [*TINY, *SMALL_CLASSIFIER, *CLASSIFY[method]]
         if method == "clam":
@@ -105,6 +110,9 @@ def truncated(file: Path) -> None:
 
 def other_grid(file: Path) -> None:
     """Makes it an image of other size, spacing, orientation and place; a picture its negative, mirrored."""
+    if file.suffix == ".xml":
+        file.write_text(file.read_text(encoding="utf-8").replace(" no ", " large "), encoding="utf-8")
+        return
     if file.suffix == ".png":
         Image.fromarray(255 - np.asarray(Image.open(file))[::-1]).save(file)
         return
@@ -141,13 +149,14 @@ class Trained:
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """{name: six phantoms of which every file is listed}."""
+    more = {"radpath": ["--set", "tiles=2"], "chest": ["--set", "findings=2"]}
     folder = tmp_path_factory.mktemp("absence")
-    for name in ("brain", "radpath"):
-        size = ["--cases", "6", "--size", "48", "--seed", "2", *(["--set", "tiles=2"] if name == "radpath" else [])]
+    for name, side in (("brain", 48), ("radpath", 48), ("chest", 64)):
+        size = ["--cases", "6", "--size", str(side), "--seed", "2", *more.get(name, [])]
         assert main(["phantom", name, "--out", str(folder / name), *size]) == 0
         cohort = Cohort.load(folder / name / "cohort.csv")  # two are enough to predict, and soon done
         cohort.select([case.id for case in cohort.cases[:2]]).save(folder / name / "two.csv")
-    return {name: folder / name / "cohort.csv" for name in ("brain", "radpath")}
+    return {name: folder / name / "cohort.csv" for name in ("brain", "radpath", "chest")}
 
 
 @pytest.fixture(scope="module", params=list(METHODS))

@@ -12,6 +12,9 @@ PHOTO, SCAN = Modality("photo", "image", 2, 3, grid="photo"), Modality("scan", "
 VOLUME = Modality("volume", "image", 3, 1, grid="volume")  # seen whole
 TILES, CELLS = Modality("tiles", "bag", 2, 3, grid="tiles"), Modality("cells", "bag", 0, 5)
 BLOOD = Modality("blood", "features", 0, 3)
+REPORT = Modality("report", "text", 0, 1, grid="report")
+VOCABULARY = 12  # of made-up reports: padding, unknown, start and nine words
+WORDS = ("effusion", "clear", "nodule", "no", "left", "right", "heart", "small", "large")
 # A photo of 33 pixels leaves more than one of the last map, and so does a scan slice by slice: a norm over the batch needs
 # several where a single row has the modality.
 PATCHES = {"photo": (33, 33), "scan": (8, 8, 3), "volume": (8, 8, 8)}
@@ -41,4 +44,4 @@ def classified(name: str, what: str | None = None) -> tuple[Problem, MethodConfi
     """The problem and the settings of a method, the first ones where nobody says which."""
     modalities, settings = CLASSIFIED[name][what or next(iter(CLASSIFIED[name]))]
     config = load_method(name).Config.model_validate({**FAST, **settings})
-    return Problem(modalities, CLASSES, 3, patches=PATCHES), config
+    return Problem(modalities, CLASSES, 3, patches=PATCHES, vocabulary=VOCABULARY, words=WORDS), config

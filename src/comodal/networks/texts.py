@@ -207,7 +207,8 @@ class Bert(TextEncoder):
         found = self.model(input_ids=ids, attention_mask=attention.long())
         states = torch.where(attention[..., None], found.last_hidden_state, 0.0)
         if self.output == "pooler":
-            return found.pooler_output, states
+            pooled: Tensor = found.pooler_output
+            return pooled, states
         if self.output == "mean":
             return states.sum(dim=1) / attention.sum(dim=1, keepdim=True), states
         return states[:, 0], states
