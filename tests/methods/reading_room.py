@@ -1,4 +1,4 @@
-"""A small cohort on disk for methods that learn from pictures and reports: squares in a corner, and sentences that say which."""
+"""A small cohort on disk for methods that learn from pictures and reports: squares, and sentences that say where they are."""
 
 from __future__ import annotations
 
