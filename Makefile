@@ -76,12 +76,13 @@ types: $(STAMP) ## mypy, strict
 docs: $(STAMP) ## the documents hold: links, commands, examples
 	$(BIN)/python -m pytest tests/architecture/test_documents.py $(ARGS)
 
-bench: $(STAMP) ## time and memory of a training step, of all-pairs critics, of predicting from all subsets, of ciml, of cached latents, and of reading data
+bench: $(STAMP) ## time and memory of a training step, of all-pairs critics, of predicting from all subsets, of ciml, of cached latents, of image and report, and of reading data
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/critics.py
 	$(BIN)/python benchmarks/subsets.py
 	$(BIN)/python benchmarks/ciml.py
 	$(BIN)/python benchmarks/guidance.py
+	$(BIN)/python benchmarks/image_text.py
 	$(BIN)/python benchmarks/data.py
 
 bench-information: $(STAMP) ## the certificate of the information measures, into docs/information.md; at most half an hour

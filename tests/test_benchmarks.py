@@ -93,3 +93,14 @@ def test_cached_and_raw_stages_of_guidance_learn_the_same() -> None:
     ]
     assert all(cost["cpu_seconds"] > 0 and cost["peak_mib"] > 50 for cost in once["costs"])
     assert once["ratio"] == pytest.approx(once["raw"] / once["cached"]) and set(once["line"]) == {"2"}
+
+
+def test_the_double_loop_and_ours_say_the_same_of_local_information() -> None:
+    found = json.loads(script("image_text.py", "--small", "--rounds", "2", "--threads", "1", "--json"))
+    assert found["agreement"] < 1e-5  # the script itself refuses more than 1e-4
+    ways = [(row["task"], row["way"]) for row in found["rows"]]
+    assert ways == [("critic", "loop"), ("critic", "ours"), ("critic", "ours by score"), ("whole", "bert-128x2")]
+    loop, ours = found["rows"][:2]
+    assert ours["value"] == pytest.approx(loop["value"], abs=1e-5)
+    assert ours["gradient"] == pytest.approx(loop["gradient"], rel=1e-4)
+    assert all(row["cpu_seconds"] > 0 for row in found["rows"]) and found["rows"][-1]["images"] > 0

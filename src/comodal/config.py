@@ -16,12 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from comodal.data.balancing import class_counts
 from comodal.data.cohort import Cohort
 from comodal.data.normalisation import PreprocessingConfig, Spacing
+from comodal.data.sentences import KEPT_SENTENCES, KEPT_TOKENS
+from comodal.data.sources import with_sizes
 from comodal.data.splits import SplitConfig
 from comodal.data.stored import Form
 from comodal.errors import ConfigError, message, nearest, short
 from comodal.method import Method, MethodConfig, Problem
 from comodal.methods import METHODS, load_method
 from comodal.modality import Modality, Target, only_regions
+from comodal.networks.texts import TextConfig, is_published
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -40,7 +43,7 @@ class DataConfig(_Section):
     targets: tuple[str, ...] | None = Field(None, description="which targets, null for all of the cohort")
     regions: tuple[str, ...] | None = Field(None, description="which regions of the segmentation targets, null for all")
     withhold: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        {}, description="{modality: share of the training patients from whom it is withheld}"
+        {}, description="{modality or target: share of the training patients from whom it is withheld}"
     )
     spatial_dims: Literal[2, 3] = Field(3, description="2 trains on slices, 3 on volumes")
     patch: tuple[int, ...] | dict[str, tuple[int, ...]] = Field(
@@ -55,8 +58,13 @@ class DataConfig(_Section):
     )
     augment: Literal["nnunet", "none"] = Field("nnunet", description="nnU-Net's list of augmentations, or none")
     draws_per_case: int = Field(8, ge=1, description="patches or slices drawn from each case in an epoch")
-    max_sentences: int = Field(16, ge=1, description="sentences kept of a report")
-    max_tokens: int = Field(48, ge=2, description="tokens kept of a sentence, its start token included")
+    tokenizer: str = Field(
+        "auto",
+        description="of reports: words of the training reports, a folder or owner/name on the hub; auto is that of a published "
+        "method.text, else words",
+    )
+    max_sentences: int = Field(KEPT_SENTENCES, ge=1, description="sentences kept of a report")
+    max_tokens: int = Field(KEPT_TOKENS, ge=2, description="tokens kept of a sentence, its start token included")
     cache: str | None = Field(None, description="folder of preprocessed arrays; null is the run's own folder")
     cache_form: Form = Field(
         "auto", description="npy maps files, blosc2 packs them, auto packs what is large; all give the same"
@@ -115,9 +123,33 @@ class RunConfig(_Section):
         values = {key: value for key, value in self.method.items() if key != "name"}
         return validated(self.method_class().Config, values, "method")
 
-    def resolved(self) -> RunConfig:
-        """The same with every default of the method written out."""
-        return self.model_copy(update={"method": {"name": self.method_name, **self.method_config().model_dump(mode="json")}})
+    @property
+    def tokenizer(self) -> str:
+        """Where the tokenizer comes from: "words", or the source of a published one."""
+        if self.data.tokenizer != "auto":
+            return self.data.tokenizer
+        method = self.method_config()
+        return method.text if isinstance(method, TextConfig) and is_published(method) else "words"
+
+    def resolved(self, *, look: bool = True) -> RunConfig:
+        """The same with every default of the method written out, and the sizes of a published encoder of reports.
+
+        Args:
+            look: Whether its files may be looked for; a run has these sizes in its configuration.
+
+        Raises:
+            ConfigError: A value that cannot be, or a published encoder that is not there or has another tokenizer.
+        """
+        method = self.method_config()
+        if isinstance(method, TextConfig):
+            method = with_sizes(method, look=look)
+            if is_published(method) and self.data.tokenizer == "words":
+                rule, do = (
+                    "be that of a published method.text, whose vectors belong to its ids",
+                    "Leave it out, or set it to auto",
+                )
+                raise ConfigError(message("data.tokenizer", rule, "words", do=do))
+        return self.model_copy(update={"method": {"name": self.method_name, **method.model_dump(mode="json")}})
 
     def to_yaml(self) -> str:
         """The whole as YAML."""

@@ -317,6 +317,11 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no complements; ask `explains` first.")
 
     @property
+    def token_extras(self) -> tuple[str, ...]:
+        """Extras of `predict` that are token ids (B, T), 0 after the last: reports that it wrote; by default none."""
+        return ()
+
+    @property
     def matches(self) -> bool:
         """Whether `match` exists, so that images and reports can find each other."""
         return type(self).match is not Method.match

@@ -43,7 +43,7 @@ from comodal.data.cohort import Cohort
 from comodal.data.matching import matched
 from comodal.data.preprocessing import Fitted, Preparer
 from comodal.data.splits import HASH, splits_hash
-from comodal.data.text import Tokenizer
+from comodal.data.text import AnyTokenizer, load_tokenizer
 from comodal.errors import ConfigError, RunError, message, short
 from comodal.evaluation.results import Results
 from comodal.method import Method, Problem
@@ -151,7 +151,7 @@ class Run:
     cohort: Cohort
     splits: Mapping[str, list[str]]
     fitted: Fitted
-    tokenizer: Tokenizer | None = None
+    tokenizer: AnyTokenizer | None = None
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -162,7 +162,7 @@ class Run:
         *,
         splits: Mapping[str, list[str]],
         fitted: Fitted,
-        tokenizer: Tokenizer | None,
+        tokenizer: AnyTokenizer | None,
     ) -> Run:
         """Writes everything that is known before the first step. `config.cohort` becomes the run's own copy.
 
@@ -197,7 +197,7 @@ class Run:
         if not (path / "config.yaml").is_file():
             do = "Give the folder that comodal train wrote"
             raise RunError(message("RUN", "be a run folder with a config.yaml", repr(str(path)), do=do))
-        config = validated(RunConfig, read_yaml(path / "config.yaml", "config"), "config").resolved()
+        config = validated(RunConfig, read_yaml(path / "config.yaml", "config"), "config").resolved(look=False)
         splits = read_json(path / "splits.json", "splits.json")
         stored = splits.pop(HASH, None) if isinstance(splits, dict) else None  # runs of earlier versions have none
         do = "Copy the run folder again, whole"
@@ -210,7 +210,7 @@ class Run:
             fitted = validated(Fitted, read_json(path / "preprocessing.json", "preprocessing.json"), "preprocessing.json")
         except ConfigError as error:
             raise RunError(str(error)) from None
-        tokenizer = Tokenizer.load(path / "tokenizer") if (path / "tokenizer").is_dir() else None
+        tokenizer = load_tokenizer(path / "tokenizer") if (path / "tokenizer").is_dir() else None
         return Run(path, config, Cohort.load(path / "cohort.csv"), splits, fitted, tokenizer)
 
     @cached_property

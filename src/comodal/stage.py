@@ -17,17 +17,19 @@ class Optimiser:
         name: Adam, AdamW or SGD with Nesterov momentum.
         rate: Learning rate at its highest.
         weight_decay: L2 for Adam and SGD, decoupled for AdamW.
-        schedule: "poly" is (1 - t/T)^0.9, "cosine" ends at zero, "constant" stays.
+        schedule: "poly" is (1 - t/T)^0.9, "linear" 1 - t/T, "cosine" ends at zero, "constant" stays.
         warmup: Fraction of the stage's steps over which the rate climbs linearly from zero.
         momentum: Of SGD; 0.99 as in nnU-Net.
+        spare_vectors: Whether parameters of at most one axis, which are biases and norms, do not decay.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     rate: float = 1e-3
     weight_decay: float = 0.0
-    schedule: Literal["poly", "cosine", "constant"] = "constant"
+    schedule: Literal["poly", "linear", "cosine", "constant"] = "constant"
     warmup: float = 0.0
     momentum: float = 0.99
+    spare_vectors: bool = False
 
 
 @dataclass(frozen=True)

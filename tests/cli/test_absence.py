@@ -56,7 +56,12 @@ CLASSIFY = {
     ],
 }
 # Methods that learn from radiographs and reports, and predict from radiographs.
-READ: dict[str, list[str]] = {}
+READ: dict[str, list[str]] = {
+    "cmim-class": ["--set=method.steps=2", "--set=training.batch_size=2", "--set=method.critic=[8]"],
+    "tienet": ["--set=method.steps=2", "--set=method.transition=8", "--set=method.row_units=8", "--set=method.longest=8"],
+    "local-mi": ["--set=method.steps=2", "--set=training.batch_size=2", "--set=method.critic=[8]"],
+    "convirt": ["--set=method.steps=2", "--set=training.batch_size=2"],
+}
 
 
 @dataclass(frozen=True)

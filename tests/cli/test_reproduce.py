@@ -69,7 +69,7 @@ def test_an_unknown_table_names_the_known_ones(tmp_path: Path, capsys: pytest.Ca
     assert main(["reproduce", "cmim/tabel2", "--out", str(tmp_path / "out")]) == 2
     text = capsys.readouterr().err
     assert text.startswith(
-        "Error: TABLE must be a known table; got 'cmim/tabel2'. Did you mean cmim/table2 or ciml/table2? Known: ciml/beta, "
+        "Error: TABLE must be a known table; got 'cmim/tabel2'. Did you mean cmim/table2 or cmim/table1? Known: ciml/beta, "
     )
     assert not (tmp_path / "out").exists()
 

@@ -24,19 +24,63 @@ CLASSES = (
     Target("grade", "ordinal", ("low", "middle", "high")),
 )
 FAST: dict[str, Any] = {"encoder": "resnet10-quarter", "slices": "mean", "bag": 8, "attention": 4}
+TIENET: dict[str, Any] = {"transition": 8, "words": 5, "units": 6, "row_units": 7, "rows": 2, "longest": 9}
+CMIM: dict[str, Any] = {
+    "text_channels": 8,
+    "words": 4,
+    "text_blocks": 1,
+    "joint": 8,
+    "rank": 8,
+    "critic": (8,),
+    "positions": 4,
+    "read_words": 4,
+}
+PRETRAINED: dict[str, Any] = {"text_channels": 8, "words": 4, "text_blocks": 1}
 # {method: {what: (modalities, settings)}}: those that classify.
 CLASSIFIED: dict[str, dict[str, tuple[tuple[Modality, ...], dict[str, Any]]]] = {
     "classifier": {
         "all kinds": ((PHOTO, SCAN, CELLS, BLOOD), {"vector": 4, "hidden": 4}),
         "a volume": ((VOLUME,), {"slices": "volume"}),
+        "a report": ((REPORT,), {"text": "bert-128x2", "text_output": "pooler"}),
     },
     "clam": {"vectors": ((CELLS,), {}), "tiles": ((TILES,), {"subtyping": True, "k": 1, "class_weights": "balanced"})},
     "late-fusion": {
         "all kinds": ((PHOTO, SCAN, CELLS, BLOOD), {}),
         "frozen": ((PHOTO, CELLS), {"frozen": True, "head_optimiser": "adam"}),
         "refuse": ((CELLS, BLOOD), {"absent": "refuse"}),
+        "a photo and a report": ((PHOTO, REPORT), {"words": 8, "text_channels": 8}),
     },
-    "guidance": {"a photo by cells": ((PHOTO, CELLS), {"superior": ("cells",), "bottleneck": 4})},
+    "guidance": {
+        "a photo by cells": ((PHOTO, CELLS), {"superior": ("cells",), "bottleneck": 4}),
+        "a photo by a report": (
+            (PHOTO, REPORT),
+            {"superior": ("report",), "bottleneck": 4, "words": 8, "text_channels": 8, "guide_rate": 1e-3},
+        ),
+    },
+    "cmim-class": {
+        "a photo and a report": ((PHOTO, REPORT), CMIM),
+        "three, every term": (
+            (PHOTO, VOLUME, REPORT),
+            {**CMIM, "lambda_gg": 0.1, "positions": None, "negatives": "all", "slices": "mean", "lambda_warmup": 0.5},
+        ),
+        "added": ((PHOTO, VOLUME, REPORT), {**CMIM, "added": ("volume",), "global_target": "other", "joint_weight": 0.0}),
+    },
+    "tienet": {
+        "paper": ((PHOTO, REPORT), TIENET),
+        "empty": ((PHOTO, REPORT), {**TIENET, "absent": "empty", "text_dropout_rate": 0.5, "stop_gradient": True}),
+    },
+    "local-mi": {
+        "a sentence": ((PHOTO, REPORT), {**PRETRAINED, "critic": (8, 6)}),
+        "all, both": (
+            (PHOTO, REPORT),
+            {**PRETRAINED, "critic": (8,), "sentences": "all", "pool": "soft", "bound": "mine", "retrain": "both"},
+        ),
+        "global": ((VOLUME, REPORT), {**PRETRAINED, "critic": (8, 6), "level": "global", "retrain": "frozen"}),
+    },
+    "convirt": {
+        "a report": ((PHOTO, REPORT), {**PRETRAINED, "embedding": 8}),
+        "a sentence": ((PHOTO, REPORT), {**PRETRAINED, "embedding": 8, "unit": "sentence", "retrain": "frozen"}),
+    },
 }
 
 

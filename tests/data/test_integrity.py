@@ -188,6 +188,18 @@ def test_texts_and_vectors_are_read_too(tmp_path: Path) -> None:
     assert sum("must hold finite numbers" in rule for rule in rules) == 2
 
 
+def test_reports_are_counted_and_one_without_a_word_is_an_error(tmp_path: Path) -> None:
+    cells = [f"{'Clear. ' * (k == 0)}No effusion. A scar of {'long ' * (60 * (k == 1))}{k} mm." for k in range(5)]
+    meta = CohortMeta(layout="csv", root="", modalities=[ModalitySpec(name="note", kind="text", spatial_dims=0, inline=True)])
+    cases = [Case.build(str(k), cells={"note": cell}) for k, cell in enumerate([*cells, "No mass. " * 20, "😀 ..."])]
+    report = check_cohort(Cohort.build(meta, cases, tmp_path))
+    facts = report.texts["note"]
+    assert (facts.reports, facts.sentences_median, facts.sentences_max) == (6, 2.0, 20)
+    assert (facts.words_median, facts.words_max, facts.more_sentences, facts.longer_sentences) == (7.5, 67, 1, 1)
+    assert facts.repeated == round(5 / 31, 4)  # "no effusion", in five reports; "no mass" is often in one alone
+    assert found(report) == [("error", "6", "note", "the report has no word")]
+
+
 def test_odd_headers_become_one_note(tmp_path: Path) -> None:
     cohort = make(tmp_path)
     for k in range(3):

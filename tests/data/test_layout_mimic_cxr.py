@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from comodal.data import index
-from comodal.data.chexpert_labels import CHEXPERT
+from comodal.data.chexpert_labels import CHEXPERT, PATHOLOGY9
 from comodal.data.cohort import Cohort
 from comodal.data.contents import report_of
 from comodal.data.mimic_edema import image_id, parse_image_id
 from comodal.data.packed_tables import read_columns
+from comodal.data.phantoms.chest import ChestPhantom, write_chest
 from comodal.errors import ConfigError, DataError
 from comodal.testing.dataset import check_dataset
 
@@ -275,6 +276,80 @@ def test_the_older_table_of_edema_and_names_of_images(tmp_path: Path) -> None:
     assert cells(index("mimic-cxr", tmp_path), "edema")["52000001"] == "interstitial edema"
     with pytest.raises(DataError, match="table of edema grades that edema=regex asks for; got none"):
         index("mimic-cxr", tmp_path, {"edema": "regex"})
+
+
+def test_nine_findings(tmp_path: Path) -> None:
+    whole(tmp_path)
+    cohort = index("mimic-cxr", tmp_path, {"findings": "pathology9"})
+    assert cohort.meta.targets[0].classes == list(PATHOLOGY9) == sorted(PATHOLOGY9) and set(PATHOLOGY9) < set(CHEXPERT)
+    found = cells(cohort, "findings")
+    assert set(found) == {"50414267", "52000001"}  # "No Finding" alone says nothing of the nine
+    unknown = set(PATHOLOGY9) - {"Edema"}
+    assert set(found["50414267"].split(";")) == {"Edema", *("?" + name for name in unknown)}
+    note = next(note for note in cohort.meta.notes if note.startswith("findings (chexpert)"))
+    assert "Fracture" not in note and "Pneumonia 0/0/1/3" in note
+    with pytest.raises(ConfigError, match="findings"):
+        index("mimic-cxr", tmp_path, {"findings": "eight"})
+
+
+def test_the_protocol_of_liao_2021(tmp_path: Path) -> None:
+    whole(tmp_path)
+    folder = tmp_path / "mimic-cxr-pe-severity" / "1.0.1"
+    head = "subject_id,study_id,edema_severity"
+    packed(folder / "regex_report_edema_severity.csv", f"{head}\n10000032,50414267,1\n12000034,52000001,3\n")
+    packed(folder / "expert_report_edema_severity.csv", f"{head}\n10000032,50414268,3\n12000034,52000001,1\n")
+    consensus = folder / "consensus_image_edema_severity.csv"
+    # A patient of the validation part is tested by consensus; the official test patient has a grade to train with.
+    packed(consensus, "subject_id,study_id,dicom_id,edema_severity\n11000033,51000001,ff-6,2\n")
+    cohort = index("mimic-cxr", tmp_path, {"protocol": "liao2021"})
+    assert {case.session: case.split for case in cohort.cases} == {
+        "50414267": "train", "50414268": "train", "51000001": "test", "52000001": "train", "52000002": "train",
+    }  # fmt: skip
+    assert cells(cohort, "edema") == {  # no grade by experts
+        "50414267": "vascular congestion", "51000001": "interstitial edema", "52000001": "alveolar edema",
+    }  # fmt: skip
+    said = "1 test case of 1 patient, 1 of them with a grade of edema by consensus, all others with those by rules"
+    back = "1 patient of the official test split who have a grade to train with trained on"
+    assert f"protocol of Liao et al. (2021): {said}; {back}" in cohort.meta.notes
+    assert any("from 2 regex, 1 consensus" in note for note in cohort.meta.notes)
+    # The other way round: an official test patient without a grade stays; other studies of a tested patient are no training.
+    packed(consensus, "subject_id,study_id,dicom_id,edema_severity\n10000032,50414268,dd-4,0\n")
+    packed(folder / "regex_report_edema_severity.csv", f"{head}\n10000032,50414267,1\n11000033,51000001,0\n")
+    cohort = index("mimic-cxr", tmp_path, {"protocol": "liao2021"})
+    assert {case.session: case.split for case in cohort.cases} == {
+        "50414267": "test", "50414268": "test", "51000001": "val", "52000001": "test", "52000002": "test",
+    }  # fmt: skip
+    assert cells(cohort, "edema") == {"50414268": "none", "51000001": "none"}
+    consensus.unlink()
+    with pytest.raises(DataError, match=r"consensus_image_edema_severity.csv, which protocol=liao2021 asks for"):
+        index("mimic-cxr", tmp_path, {"protocol": "liao2021"})
+    with pytest.raises(ConfigError, match="protocol=liao2021 says itself which grades of edema are used"):
+        index("mimic-cxr", tmp_path, {"protocol": "liao2021", "edema": "regex"})
+
+
+def test_a_tested_patient_whose_graded_study_is_not_in_the_folder_is_not_trained_on(tmp_path: Path) -> None:
+    whole(tmp_path)
+    folder = tmp_path / "mimic-cxr-pe-severity" / "1.0.1"
+    packed(
+        folder / "consensus_image_edema_severity.csv", "subject_id,study_id,dicom_id,edema_severity\n10000032,50414268,dd-4,0\n"
+    )
+    for file in place(tmp_path / JPG, "10000032", "50414268").glob("*.jpg"):
+        file.unlink()
+    place(tmp_path / TXT / "mimic-cxr-reports", "10000032", "50414268").with_suffix(".txt").unlink()
+    cohort = index("mimic-cxr", tmp_path, {"protocol": "liao2021"})
+    assert {case.session: case.split for case in cohort.cases if case.subject == "10000032"} == {"50414267": "test"}
+
+
+def test_on_the_phantom_nobody_is_on_two_sides_and_negatives_are_said(tmp_path: Path) -> None:
+    write_chest(tmp_path, ChestPhantom(cases=60, size=64, release="mimic-cxr", findings=14))
+    official = index("mimic-cxr", tmp_path)
+    cohort = index("mimic-cxr", tmp_path, {"findings": "pathology9", "protocol": "liao2021"})
+    sides: dict[str, set[str]] = {}
+    for case in cohort.cases:
+        sides.setdefault(case.group, set()).add(case.split)
+    assert all(len(split) == 1 for split in sides.values()) and {"train", "val", "test"} == set.union(*sides.values())
+    assert {case.id for case in cohort.cases if case.split == "test"} == {c.id for c in official.cases if c.split == "test"}
+    assert all(not {"Lung Lesion", "?Fracture"} & set(cell.split(";")) for cell in cells(cohort, "findings").values())
 
 
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"

@@ -21,6 +21,7 @@ from comodal.data.phantoms.chest_ceilings import CHEXPERT
 from comodal.data.phantoms.chest_files import chexpert_row, patient, split_of
 from comodal.data.phantoms.chest_image import film
 from comodal.data.phantoms.chest_model import NAMES
+from comodal.data.phrases import read_phrases
 from comodal.data.reading import read_volume
 from comodal.errors import ConfigError, DataError
 from comodal.study.cohorts import write_phantom
@@ -55,7 +56,7 @@ def test_files_are_those_of_open_i(tmp_path: Path) -> None:
         [
             *(f"NLMCXR_png/CXR{n}_1_IM-{n:04d}-{view}.png" for n in (1, 2) for view in (3001, 4001)),
             *(f"NLMCXR_reports/ecgen-radiology/{n}.xml" for n in (1, 2)),
-            *("views.csv", "phantom.json", "SYNTHETIC.txt", "hidden_causes.csv", "hidden_causes.json"),
+            *("views.csv", "phantom.json", "SYNTHETIC.txt", "hidden_causes.csv", "hidden_causes.json", "phrases.csv"),
         ]
     )
     assert seen == [(1, 2), (2, 2)]
@@ -78,7 +79,7 @@ def test_files_are_those_of_mimic(tmp_path: Path) -> None:
         assert re.fullmatch(pattern[0], config.file_name(k, "frontal")) and re.fullmatch(
             pattern[1], config.file_name(k, "report")
         )
-    tables = [name for name in names if ".csv" in name and "hidden" not in name]
+    tables = [name for name in names if ".csv" in name and "hidden" not in name and name != "phrases.csv"]
     assert tables == [
         "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-chexpert.csv.gz",
         "mimic-cxr-jpg/2.0.0/mimic-cxr-2.0.0-metadata.csv.gz",
@@ -336,3 +337,37 @@ def test_preset_sets_what_is_not_given() -> None:
 def test_settings_out_of_range(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         ChestPhantom(**settings)
+
+
+# Phrases
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_phrases_point_at_what_shows_and_is_named(tmp_path: Path, release: Release) -> None:
+    config = written(tmp_path, cases=60, release=release, missing="random")
+    causes, phrases = causes_of(tmp_path), read_phrases(tmp_path / "phrases.csv")
+    present = {config.case_id(k): config.present(k) for k in range(60)}
+    assert len(phrases) > 20 and {"Nodule", "Effusion"} <= {phrase.finding for phrase in phrases}
+    texts = {config.case_id(k): (tmp_path / config.file_name(k, "report")) for k in range(60)}
+    for phrase in phrases:
+        row, name = causes[phrase.subject], phrase.finding
+        assert row[f"{name}_said"] == "positive" and row[f"{name}_visible"] == "1"
+        assert row[f"{name}_named"] == row[f"{name}_site"] and row[f"{name}_site"] not in ("heart", "hiatus", "both lungs")
+        assert all(word in phrase.sentence.lower() for word in row[f"{name}_site"].split())
+        assert phrase.places[0].low == (float(row[f"{name}_x"]), float(row[f"{name}_y"])) and len(phrase.places) == 1
+        assert {"frontal", "report"} <= set(present[phrase.subject])
+        assert " ".join(phrase.sentence.split()) in " ".join(texts[phrase.subject].read_text().split())
+
+
+def test_phrases_point_at_bright_nodules(tmp_path: Path) -> None:
+    config = written(tmp_path, cases=36, size=96, contrast=3.0)
+    darker, count = 0, 0
+    for phrase in read_phrases(tmp_path / "phrases.csv"):
+        if phrase.finding == "Nodule":
+            k = next(k for k in range(36) if config.case_id(k) == phrase.subject)
+            picture = read_volume(tmp_path / config.file_name(k, "frontal")).array[0, :, :, 0].astype(float)
+            x, y = (int(share * 96) for share in phrase.places[0].low)
+            inside = picture[max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2].mean()
+            around = picture[max(x - 9, 0) : x + 10, max(y - 9, 0) : y + 10].mean()
+            count, darker = count + 1, darker + (inside <= around)
+    assert count >= 4 and darker <= count // 10

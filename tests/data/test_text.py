@@ -12,7 +12,8 @@ from comodal.errors import DataError, RunError
 
 def test_sentences_and_words() -> None:
     assert sentences("Heart normal.No change... \n\n  Is it 3.5 cm? ; \r\nNo!") == [
-        "Heart normal.No change...",
+        "Heart normal.",
+        "No change...",
         "Is it 3.5 cm?",
         "No!",
     ]
@@ -43,3 +44,18 @@ def test_damaged_vocabulary_is_refused(tmp_path: Path, content: str | None) -> N
         (tmp_path / "vocabulary.json").write_text(content)
     with pytest.raises(RunError, match=r"vocabulary.json must hold the words of a trained run; got "):
         Tokenizer.load(tmp_path)
+
+
+def test_hostile_reports_are_cut_or_refused() -> None:
+    tokenizer = Tokenizer.fit(["no effusion"], least=1, max_sentences=3, max_tokens=5)
+    assert tokenizer.encode("нет 😀 肺").ids.tolist() == [[2, 1, 1]]  # no known word
+    assert tokenizer.encode("no\x00effusion").ids.tolist() == [
+        [2, 3 + tokenizer.words.index("no"), 3 + tokenizer.words.index("effusion")]
+    ]
+    for text in ("word " * 10_000, "no effusion. " * 10_000, "x" * 2**20):
+        found = tokenizer.encode(text)
+        assert found.ids.shape[0] <= 3 and found.ids.shape[1] <= 5 and bool(found.attention[:, 0].all())
+    for text in ("", " \n ", "😀", "\x00", "___"):
+        with pytest.raises(DataError, match="report must hold at least one word"):
+            tokenizer.encode(text)
+    assert tokenizer.unknown(["no effusion", "a mass"]) == 0.5 and tokenizer.unknown([]) == 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec
+from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.splits import SplitConfig, make_splits
 from comodal.data.withholding import divided, withhold
 from comodal.errors import ConfigError
@@ -135,10 +135,46 @@ def test_the_yaml_says_what_was_withheld(tmp_path: Path) -> None:
     assert len(again.meta.withheld["t2"]) == 4
 
 
-def test_a_name_that_is_no_modality_is_refused() -> None:
+def test_a_name_that_is_no_column_is_refused() -> None:
     before = whole(4)
     with pytest.raises(ConfigError) as caught:
         withhold(before, {"flar": 0.5}, ids=before.ids, seed=0)
     assert str(caught.value) == (
-        "data.withhold must name modalities of the cohort; got 'flar'. Did you mean flair? Known: flair, t1, t2."
+        "data.withhold must name modalities or targets of the cohort; got 'flar'. Did you mean flair? Known: flair, t1, t2."
     )
+
+
+def labelled(number: int) -> Cohort:
+    """Patients with a modality and a target; every other one has a second target, too."""
+    targets = [TargetSpec(name=name, kind="class", classes=["no", "yes"]) for name in ("grade", "sign")]
+    rows = [Case.build(f"p{k}", cells={"t1": "x.nii", "grade": "yes", "sign": "no" if k % 2 else ""}) for k in range(number)]
+    meta = CohortMeta(layout="csv", root=".", modalities=[ModalitySpec(name="t1")], targets=targets)
+    return Cohort.build(meta, rows, Path())
+
+
+def test_labels_are_withheld_as_modalities_are() -> None:
+    before = labelled(40)
+    after = withhold(before, {"grade": 0.9, "sign": 0.5}, ids=before.ids, seed=0)
+    gone = lost(before, after)
+    assert {name: len(cases) for name, cases in gone.items()} == {"grade": 36, "sign": 10}
+    assert gone["grade"] == lost(before, withhold(before, {"grade": 0.9}, ids=before.ids, seed=0))["grade"]
+    assert gone["grade"] > lost(before, withhold(before, {"grade": 0.5}, ids=before.ids, seed=0))["grade"]
+    assert gone["grade"] & gone["sign"]  # a case may lose its last label
+    said = "training patients that have it"
+    assert after.meta.notes == [
+        f"grade was withheld from 36 of the 40 {said} (0.9 of them, asked for 0.9); 4 cases with a label left",
+        f"sign was withheld from 10 of the 20 {said} (0.5 of them, asked for 0.5); 10 cases with a label left",
+    ]
+    assert after.meta.withheld["grade"] == dict.fromkeys(gone["grade"], "yes")
+
+
+def test_labels_of_validation_and_test_stay() -> None:
+    before = labelled(40)
+    after, parts = divided(before, SplitConfig(seed=4), {"grade": 0.75})
+    gone = lost(before, after)["grade"]
+    assert gone <= set(parts["train"]) and len(gone) == round(0.75 * len(parts["train"]))
+
+
+def test_the_last_label_of_all_stays() -> None:
+    before = labelled(2)
+    assert len(lost(before, withhold(before, {"grade": 0.99}, ids=before.ids, seed=0))["grade"]) == 1

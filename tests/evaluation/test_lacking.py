@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec
+from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.withholding import withhold
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.lacking import lacking_note, training_cases
@@ -91,3 +91,20 @@ def test_a_combined_table_says_it_once() -> None:
     table = combine({"a": [result(t1=4)] * 3, "b": [result(t1=4)]})
     assert [note for note in table.notes if "without" in note] == ["training cases without: t1 4/48"]
     assert not [note for note in combine({"a": [result(t1=0)]}).notes if "without" in note]
+
+
+def test_how_many_keep_their_label_is_said_where_some_were_withheld() -> None:
+    rows = [Case.build(f"p{k}", cells={"t1": "x.nii", "grade": "yes" if k < 12 else ""}) for k in range(16)]
+    targets = [TargetSpec(name="grade", kind="class", classes=["no", "yes"])]
+    meta = CohortMeta(layout="csv", root=".", modalities=[ModalitySpec(name="t1")], targets=targets)
+    whole = Cohort.build(meta, rows, Path())
+    cohort = withhold(whole, {"grade": 0.75}, ids=whole.ids, seed=0)
+    found = training_cases(cohort, whole.ids, ["t1"], targets=["grade"])
+    assert (found.labelled, found.unlabelled) == ({"grade": 3}, {"grade": 9})
+    assert training_cases(whole, whole.ids, ["t1"], targets=["grade"]).labelled == {}
+    few = Results(method="m", cohort="c", split="test", seed=0, training=found)
+    assert lacking_note({"m": [few]}) == "training cases that keep their label: grade 3/12"
+    assert lacking_note({"m": [few], "all": [result(16)]}) == "training cases that keep their label, m: grade 3/12"
+    assert lacking_note({"m": [few], "n": [few]}) == "training cases that keep their label: grade 3/12"
+    both = few.model_copy(update={"training": found.model_copy(update={"lacking": {"t1": 4}})})
+    assert lacking_note({"m": [both]}) == "training cases without: t1 4/16; training cases that keep their label: grade 3/12"

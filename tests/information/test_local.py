@@ -314,6 +314,49 @@ def test_an_image_for_every_sentence() -> None:
         )
 
 
+# ----------------------------------------------------------------------------------------------------------- soft maximum
+
+
+@both_ways
+@every_owner
+def test_a_soft_maximum_by_a_slow_loop(select_by: SelectBy, owners: str) -> None:
+    critic, t = made("concat"), 0.7
+    regions, sentences, owner = batch_of(owners)
+    found = maximum_over_regions(critic, regions, sentences, owner=owner, select_by=select_by, temperature=t)
+    alike = kin(owner, ())
+    for s, image in enumerate(owner.tolist()):
+        values = []
+        for region in regions[image]:
+            own, *rest = (float(critic(region, sentences[k]).detach()) for k in [s, *(k for k in range(len(owner)))])
+            others = [score for k, score in enumerate(rest) if not alike[s][k]]
+            values.append(own - (math.log(math.fsum(map(math.exp, others))) if others and select_by == "estimate" else 0))
+        weights = torch.tensor(values, dtype=torch.float64).div(t).softmax(0)
+        for k, sentence in enumerate(sentences):
+            wanted = sum(float(w) * critic(region, sentence) for w, region in zip(weights, regions[image], strict=True))
+            torch.testing.assert_close(found.scores.marginal[s, k], torch.as_tensor(wanted), rtol=1e-10, atol=1e-10)
+
+
+@every_critic
+@both_ways
+def test_a_soft_maximum_goes_to_the_maximum_and_to_the_mean(name: str, select_by: SelectBy) -> None:
+    critic = made(name)
+    regions, sentences, owner = batch_of("several")
+    hard = maximum_over_regions(critic, regions, sentences, owner=owner, select_by=select_by)
+    cold = maximum_over_regions(critic, regions, sentences, owner=owner, select_by=select_by, temperature=1e-6)
+    assert cold.region.equal(hard.region)
+    torch.testing.assert_close(cold.scores.marginal, hard.scores.marginal, rtol=1e-12, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(value_of(found.scores), regions)[0] for found in (cold, hard))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    hot = maximum_over_regions(critic, regions, sentences, owner=owner, select_by=select_by, temperature=1e9)
+    mean = critic.all_pairs(regions.flatten(0, 1), sentences).view(4, REGIONS, -1).mean(1)[owner]
+    torch.testing.assert_close(hot.scores.marginal, mean, rtol=1e-6, atol=1e-6)
+
+
+def test_a_soft_maximum_has_a_temperature_of_0_or_more() -> None:
+    with pytest.raises(ConfigError, match=r"temperature must be 0 or more; got -1"):
+        maximum_over_regions(made("bilinear"), *batch_of("one each")[:2], owner=torch.arange(4), temperature=-1)
+
+
 # --------------------------------------------------------------------------------------------------------------- training
 
 PLACES, STATES, WIDTH = 16, 4, 16

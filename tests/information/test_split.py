@@ -409,3 +409,23 @@ def test_one_bit_is_kept_for_each_unit_of_a_pair() -> None:
     given = direct((1, 40, 30, 6, 12))
     own = sum(tensor.untyped_storage().nbytes() for tensor in given.values())
     assert kept(lambda: scored(given)) == own + 40 * 30 * 2  # 12 units fit into 2 bytes
+
+
+@pytest.mark.parametrize("shape", GROUND)
+def test_items_without_an_upstream_gradient_are_left_out_and_change_nothing(shape: tuple[int, ...]) -> None:
+    for kept in (slice(0, 0), slice(0, 1), slice(1, None, 2)):
+        given, upstream = leaves(shape), torch.zeros(shape[:3], dtype=torch.float64)
+        upstream[:, kept] = upstream_of(shape)[:, kept]
+        wanted = outcome(plain, given, upstream)[1]
+        for memory in (64.0, memory_of(2, shape)):
+            for name, gradient in outcome(lambda t, m=memory: as_split(t, m), given, upstream)[1].items():  # type: ignore[misc]
+                torch.testing.assert_close(gradient, wanted[name], rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_left_out_is_not_read() -> None:
+    given = direct((1, 4, 3, 5, 6))
+    with torch.no_grad():
+        given["x"][0, 2] = torch.nan
+    scored(given)[0, :2].sum().backward()
+    assert all(t.grad is not None and bool(t.grad.isfinite().all()) for t in given.values())
+    assert given["x"].grad is not None and not bool(given["x"].grad[0, 2:].any())

@@ -14,19 +14,29 @@ from comodal.method import Problem
 from comodal.modality import Modality, Target
 from comodal.networks.encoders import ImageEncoder
 from comodal.networks.latents import BagEncoder, EncoderConfig, Latents
+from comodal.networks.texts import TextEncoder
 from comodal.testing import make_batch
 from comodal.testing.batches import padded, poison
 
 PHOTO, SCAN = Modality("photo", "image", 2, 3, grid="photo"), Modality("scan", "image", 3, 1, grid="scan")
 TILES, CELLS = Modality("tiles", "bag", 2, 3, grid="tiles"), Modality("cells", "bag", 0, 5)
 BLOOD = Modality("blood", "features", 0, 3)
+REPORT = Modality("report", "text", 0)
 T1, T2 = Modality("t1", channels=2), Modality("t2")
 GRADE = Target("grade", "class", ("low", "high"))
-FAST: dict[str, Any] = {"encoder": "resnet10-quarter", "slices": "mean", "bag": 6, "attention": 4, "bag_dropout": 0.0}
+FAST: dict[str, Any] = {
+    "encoder": "resnet10-quarter",
+    "slices": "mean",
+    "bag": 6,
+    "attention": 4,
+    "bag_dropout": 0.0,
+    "words": 4,
+    "text_channels": 5,
+}
 
 
 def problem_of(*modalities: Modality) -> Problem:
-    return Problem(modalities, (GRADE,), 3, patches={"photo": (33, 33), "scan": (8, 8, 3), "grid": (12, 12, 4)})
+    return Problem(modalities, (GRADE,), 3, patches={"photo": (33, 33), "scan": (8, 8, 3), "grid": (12, 12, 4)}, vocabulary=8)
 
 
 def latents_of(problem: Problem, fusion: Any = "latents", **settings: Any) -> Latents:
@@ -39,8 +49,8 @@ def some(problem: Problem, *rows: tuple[str, ...], seed: int = 0) -> Batch:
     return make_batch(problem, len(rows), seed=seed, present=torch.tensor([[n in row for n in problem.names] for row in rows]))
 
 
-EVERY = problem_of(PHOTO, SCAN, TILES, CELLS, BLOOD)
-ROWS = (("photo", "tiles"), ("photo", "scan", "blood"), ("tiles", "cells", "scan"), ("photo", "cells"))
+EVERY = problem_of(PHOTO, SCAN, TILES, CELLS, BLOOD, REPORT)
+ROWS = (("photo", "tiles"), ("photo", "scan", "blood", "report"), ("tiles", "cells", "scan"), ("photo", "cells", "report"))
 
 
 def columns(batch: Batch) -> dict[str, Tensor]:
@@ -50,7 +60,7 @@ def columns(batch: Batch) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------------- sizes
 def test_sizes_are_those_of_the_encoders_in_canonical_order() -> None:
     latents = latents_of(EVERY)
-    assert latents.sizes == {"photo": 128, "scan": 128, "tiles": 6, "cells": 6, "blood": 3} and latents.size == 271
+    assert latents.sizes == {"photo": 128, "scan": 128, "tiles": 6, "cells": 6, "blood": 3, "report": 5} and latents.size == 276
     assert latents_of(problem_of(BLOOD), vector=7).sizes == {"blood": 7}
     found = latents.encode(make_batch(EVERY, 3))
     assert {name: tuple(value.shape) for name, value in found.items()} == {n: (3, s) for n, s in latents.sizes.items()}
@@ -65,10 +75,15 @@ def test_encoders_by_modality() -> None:
         latents_of(problem_of(PHOTO, SCAN), encoder={"foto": "resnet10"})
 
 
-def test_a_kind_without_an_encoder_is_refused() -> None:
-    report = Problem((Modality("report", "text", 0),), (GRADE,), 2, vocabulary=8)
-    with pytest.raises(ConfigError, match=r"be an image, a bag or a feature vector here; got text \[modality report\]"):
-        Latents(report, ("report",), EncoderConfig())
+def test_a_report_is_read_as_a_whole_and_its_weights_may_be_of_others() -> None:
+    latents = latents_of(problem_of(REPORT)).eval()
+    batch = make_batch(problem_of(REPORT), 3)
+    encoder = latents.encoders["report"]
+    assert isinstance(encoder, TextEncoder) and latents.nonnegative
+    assert torch.equal(latents.encode(batch)["report"], encoder.report(batch.text("report"))[0])
+    assert latents.pretrained({}, "encoder") == {}
+    frozen = latents_of(problem_of(REPORT, BLOOD), vectors="glove.txt")
+    assert frozen.pretrained({}, "encoder") == {"encoder.encoders.report.vectors": "glove.txt"}
 
 
 # ------------------------------------------------------------------------------------------------------- absent rows
@@ -78,7 +93,7 @@ def test_absent_rows_are_zero_and_what_no_row_has_is_left_out() -> None:
     for name, value in found.items():
         there = batch.is_present(name)
         assert not bool(value[~there].any()) and bool(value[there].abs().sum(dim=1).gt(0).all()), name
-    assert set(latents.encode(batch.rows([0, 3]))) == {"photo", "tiles", "cells"}
+    assert set(latents.encode(batch.rows([0, 3]))) == {"photo", "tiles", "cells", "report"}
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])

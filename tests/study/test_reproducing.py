@@ -145,7 +145,7 @@ def test_every_published_table_has_a_source_and_can_be_done_again(name: str) -> 
 def test_an_unknown_table_names_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         api.reproduce("cmim/tabel2", out="nowhere")
-    known, near = ", ".join(sorted(known_tables())), "cmim/table2 or ciml/table2"
+    known, near = ", ".join(sorted(known_tables())), "cmim/table2 or cmim/table1"
     assert str(caught.value) == f"TABLE must be a known table; got 'cmim/tabel2'. Did you mean {near}? Known: {known}."
     assert not Path("nowhere").exists()
     assert load_table("cmim/table2") is TABLES["cmim/table2"]

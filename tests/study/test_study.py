@@ -240,7 +240,7 @@ def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
             "study.methods.label must be letters, digits, '-', '_' or '.'; got 'a/b'",
         ),
         ({"methods": [{"name": "unet", "label": ".."}]}, "study.methods.label must be letters"),
-        ({"methods": [{"name": "uent"}]}, "method.name must be a known method; got 'uent'. Did you mean unet?"),
+        ({"methods": [{"name": "uent"}]}, "method.name must be a known method; got 'uent'. Did you mean unet or tienet?"),
         (
             {"methods": [{"name": "unet", "config": {"widht": 4}}]},
             "method.widht must be a known key; got 'widht'. Did you mean width?",
@@ -248,7 +248,10 @@ def test_folds_test_every_case_once(cohort: Path, tmp_path: Path) -> None:
         ({"methods": [{"name": "unet", "training": {"sed": 4}}]}, "study arm unet.training.sed must be a known key"),
         ({"methods": [{"name": "unet", "config": {"levels": 6}}]}, "data.patch must have sides divisible by 32"),
         ({"methods": []}, "study.methods must"),
-        ({"data": {"withhold": {"c": 0.5}}}, "data.withhold must name modalities of the cohort; got 'c'. Known: a, b."),
+        (
+            {"data": {"withhold": {"c": 0.5}}},
+            "data.withhold must name modalities or targets of the cohort; got 'c'. Known: a, b, ",
+        ),
         (
             {"methods": [{"name": "unet", "data": {"regions": ["TC"]}}]},
             "data.regions must name regions of the cohort's targets",

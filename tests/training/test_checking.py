@@ -56,6 +56,17 @@ def test_a_modality_that_no_training_case_has_is_said(tmp_path: Path) -> None:
         assert (expected + "Leave it out of data.modalities." in told) == (name == "few")
 
 
+def test_how_many_cases_keep_their_label_is_said(tmp_path: Path) -> None:
+    told: list[Event] = []
+    values = values_for(write_cohort(tmp_path / "data"), "unet", method=TINY, data={"withhold": {"seg": 0.5}})
+    values |= {"splits": {"fractions": [1.0, 0.0, 0.0]}}
+    values["training"] = {**values.get("training", {}), "validations": 0}
+    config = load_config(write_config(tmp_path / "config.yaml", values))
+    train_run(config, tmp_path / "run", emit=told.append)
+    said = [event.text for event in told if isinstance(event, Said) and "label" in event.text]
+    assert said == ["4 of 8 training cases keep their label of seg (data.withhold)"]
+
+
 @pytest.mark.parametrize("name", ["type", "half", "keys", "float"])
 def test_a_modality_is_not_called_like_a_part_of_torch(name: str) -> None:
     with pytest.raises(ConfigError) as caught:

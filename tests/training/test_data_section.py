@@ -198,7 +198,7 @@ def test_the_patients_are_the_same_with_and_without_what_was_withheld(run: Run, 
     [
         (
             {"withhold": {"t1c": 0.5}},
-            "data.withhold must name modalities of the cohort; got 't1c'. Did you mean t1ce or t1?",
+            "data.withhold must name modalities or targets of the cohort; got 't1c'. Did you mean t1ce or t1?",
         ),
         ({"regions": ["et"]}, "data.regions must name regions of the cohort's targets; got 'et'. Known: ET, TC, WT."),
     ],

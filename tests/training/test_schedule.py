@@ -11,6 +11,8 @@ from comodal.errors import ConfigError
 from comodal.method import Optimiser, Stage
 from comodal.training.schedule import build_optimisers, rate_factor, set_rates
 
+Schedule = Literal["poly", "linear", "cosine", "constant"]
+
 
 def method() -> TwoStage:
     return TwoStage(problem(), TwoStageConfig())
@@ -21,10 +23,11 @@ def method() -> TwoStage:
     [
         ("constant", [1, 1, 1, 1]),
         ("poly", [1, 0.75**0.9, 0.5**0.9, 0.25**0.9]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
         ("cosine", [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
     ],
 )
-def test_a_schedule_by_hand(schedule: Literal["poly", "cosine", "constant"], expected: list[float]) -> None:
+def test_a_schedule_by_hand(schedule: Schedule, expected: list[float]) -> None:
     assert [rate_factor(Optimiser(schedule=schedule), step, 4) for step in range(4)] == pytest.approx(expected)
 
 
@@ -34,8 +37,8 @@ def test_warm_up_climbs_to_one_and_the_schedule_takes_the_rest() -> None:
     assert [rate_factor(how, step, 10) for step in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1.0, *rest])
 
 
-@pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
-def test_no_step_is_without_a_rate(schedule: Literal["poly", "cosine", "constant"]) -> None:
+@pytest.mark.parametrize("schedule", ["poly", "linear", "cosine", "constant"])
+def test_no_step_is_without_a_rate(schedule: Schedule) -> None:
     for total in (1, 2, 7):
         factors = [rate_factor(Optimiser(schedule=schedule, warmup=0.3), step, total) for step in range(total)]
         assert all(0 < factor <= 1 for factor in factors)
@@ -83,3 +86,14 @@ def test_rates_are_set_for_each_prefix() -> None:
     rates = set_rates(optimisers, stage, step=3, total=4)
     assert rates == pytest.approx({"": 0.1 * 0.25**0.9, "encoders": 0.5})
     assert {p: [g["lr"] for g in o.param_groups] for p, o in optimisers.items()} == {p: [rate] for p, rate in rates.items()}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_biases_and_norms_can_be_spared_from_decay(name: Literal["adamw", "sgd"]) -> None:
+    built = method()
+    for spare in (False, True):
+        how = Optimiser(name, weight_decay=0.1, spare_vectors=spare)
+        groups = build_optimisers(built, Stage("s", optimisers={"": how}, steps=1))[""].param_groups
+        decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+        assert len(decays) == len(list(built.parameters()))
+        assert {(p.ndim > 1, decays[id(p)]) for p in built.parameters()} == {(True, 0.1), (False, 0.0 if spare else 0.1)}

@@ -3,6 +3,7 @@
 from comodal.api.cohorts import check, convert, index, join, phantom
 from comodal.api.comparing import demo, mi, report, reproduce, study
 from comodal.api.explaining import explain
+from comodal.api.matching import match
 from comodal.api.runs import evaluate, init, predict, train
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "evaluate",
     "predict",
     "explain",
+    "match",
     "report",
     "mi",
     "study",

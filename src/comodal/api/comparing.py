@@ -19,6 +19,8 @@ from comodal.study.melanoma import MelanomaReproduction, infer_melanoma
 from comodal.study.published import PublishedTable, load_table
 from comodal.study.published_ciml import VariantTable
 from comodal.study.published_guidance import CHECKLISTS, ChecklistTable, GuidanceTable
+from comodal.study.published_reports import COUNTS, ReportsTable
+from comodal.study.reports import CountsReproduction, beside_reports, count_labels
 from comodal.study.reproducing import beside, prepare_table
 from comodal.study.shapes import beside_shapes, panels
 from comodal.study.study import StudyResult, run_study
@@ -78,7 +80,7 @@ def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyR
     For each further arm of the study's `against` there is `table-minus-<label>.md`: the same numbers, its differences. Those of
     arms that are not in `against` any more are removed. Where subsets can be compared with all modalities, `table-drop.md` has
     what each method loses from each. Where classes are predicted, `table-tests.md` has McNemar's and DeLong's test of each arm
-    against the reference.
+    against the reference, and `table-classes.md` the AUROC of each class beside its positives and negatives.
 
     Args:
         config: study.yaml.
@@ -96,6 +98,7 @@ def study(config: PathLike, *, out: PathLike, on_event: Emit = silent) -> StudyR
 
 def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, Table]:
     """Runs a study and writes `table.md` and `page.html`; the table is for the listener."""
+    from comodal.reporting.class_areas import areas_markdown
     from comodal.reporting.drops import drop_markdown
     from comodal.reporting.page import write_page
     from comodal.reporting.paired import paired_markdown
@@ -117,7 +120,12 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
     for path in result.out.glob("table-minus-*.md"):
         if path not in files and path.is_file():
             path.unlink()
-    for path, text in ((result.drop_table, drop_markdown(table)), (result.test_table, paired_markdown(result))):
+    beside = {
+        result.drop_table: drop_markdown(table),
+        result.test_table: paired_markdown(result),
+        result.class_table: areas_markdown(table, result.results),
+    }
+    for path, text in beside.items():
         if text:
             path.write_text(text, encoding="utf-8")
         else:
@@ -129,35 +137,44 @@ def _write_study(config: Path, out: Path, on_event: Emit) -> tuple[StudyResult, 
 
 def reproduce(
     table: str, *, out: PathLike, data: PathLike | None = None, on_event: Emit = silent
-) -> AnyReproduction | MelanomaReproduction:
+) -> AnyReproduction | MelanomaReproduction | CountsReproduction:
     """One published table: ours beside the published numbers, on the phantom where no data are given.
 
     Cohort and study are laid out in `out`; a study.yaml that is there is used as it is, and what was trained is not trained
     again. Writes `reproduction.md`, and `table.md` and `page.html` as `study` does.
 
     Args:
-        table: Key of TABLES ("cmim/table2"), VARIANTS ("ciml/table5") or GUIDANCE ("guidance/table1").
+        table: Key of TABLES ("cmim/table2"), VARIANTS ("ciml/table5"), GUIDANCE ("guidance/table1") or REPORTS
+            ("local-mi/table2").
         out: Folder of the study.
         data: The data set's folder.
         on_event: Listener; at the end it hears the tables, what each method got, and the footnotes.
 
     Returns:
         The published and our numbers: a `Reproduction` of a table by subsets of modalities, a `VariantReproduction` of one by
-        methods or variants, a `ShapesReproduction` of ShapeComposition, a `GuidanceReproduction` of guidance, and for
-        "guidance/melanoma", which trains nothing, a `MelanomaReproduction`.
+        methods or variants, a `ShapesReproduction` of ShapeComposition, a `GuidanceReproduction` of guidance, a
+        `ReportsReproduction` of images and reports. Of those that train nothing, "guidance/melanoma" is a
+        `MelanomaReproduction` and "local-mi/table1" a `CountsReproduction`.
 
     Raises:
         ConfigError: An unknown table, or a folder with another cohort.
         DataError: A file of the cohort is damaged.
     """
     from comodal.reporting.guidance import guidance_text, write_figure
+    from comodal.reporting.reports import counts_text, reports_text
     from comodal.reporting.reproduction import reproduction_text
     from comodal.reporting.shapes import shapes_text, write_pictures
     from comodal.reporting.variants import variant_text
 
+    root = None if data is None else Path(data)
     if table in CHECKLISTS:
         return _checklist(CHECKLISTS[table], Path(out), data, on_event)
-    published, root = load_table(table), None if data is None else Path(data)
+    if table in COUNTS:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        counts = count_labels(COUNTS[table], Path(out), root=root, emit=on_event)
+        _say(counts_text(counts), Path(out), on_event)
+        return counts
+    published = load_table(table)
     study_file = prepare_table(published, Path(out), root=root, emit=on_event)
     result, _ = _write_study(study_file, Path(out), on_event)
     found: AnyReproduction
@@ -171,6 +188,9 @@ def reproduce(
         found = beside_guidance(published, result)
         write_figure(found, Path(out))
         text = guidance_text(found)
+    elif isinstance(published, ReportsTable):
+        found = beside_reports(published, result)
+        text = reports_text(found)
     else:
         found = beside_shapes(published, result, emit=on_event)
         write_pictures(found, panels(found), Path(out))

@@ -38,10 +38,11 @@ def check(
         "presence": found.presence,
         "class_counts": found.class_counts,
         "region_counts": found.region_counts,
+        "texts": found.texts,
     }
     return Answer(
         document,
-        show=[*_presence(found), *_counts(found), *_defects(found)],
+        show=[*_presence(found), *_counts(found), *_texts(found), *_defects(found)],
         next=f"comodal init unet {cohort} --out config.yaml" if found.ok else "",
         code=0 if found.ok else 2,
     )
@@ -76,6 +77,26 @@ def _counts(found: CheckReport) -> list[Any]:
             rows = [(name, *(row.get(split, 0) for split in splits)) for name, row in counts.items()]
             shown.append(table(f"{target}: cases of each {what}", (what, *heads), rows))
     return shown
+
+
+def _texts(found: CheckReport) -> list[Any]:
+    """How long reports are, how many are cut at the default lengths, and how often they say the same."""
+    if not found.texts:
+        return []
+    heads = ("column", "reports", "sentences (most)", "words (most)", "cut: sentences", "cut: words", "sentences in 5+ reports")
+    rows = [
+        (
+            name,
+            facts.reports,
+            f"{facts.sentences_median:g} ({facts.sentences_max})",
+            f"{facts.words_median:g} ({facts.words_max})",
+            facts.more_sentences,
+            facts.longer_sentences,
+            f"{facts.repeated:.0%}",
+        )
+        for name, facts in found.texts.items()
+    ]
+    return [table("Reports: median of each, and how many data.max_sentences and data.max_tokens cut", heads, rows)]
 
 
 def _defects(found: CheckReport) -> list[Any]:

@@ -33,6 +33,7 @@ def evaluate(
     wanted = names(use, option="--use")
     check_device(device)
     from comodal import api
+    from comodal.reporting.class_areas import areas_table
     from comodal.reporting.drops import drop_document
     from comodal.reporting.tables import as_table, terminal_table
 
@@ -48,10 +49,11 @@ def evaluate(
     )
     file = run / "results" / f"{results.split}.json"
     combined = as_table(results)
-    numbers = terminal_table(combined)
+    numbers, areas = terminal_table(combined), areas_table(combined, {results.method: [results]})
     show = [
         table("", numbers.columns, numbers.rows),
         numbers.caption,
+        *([] if areas is None else [table("", areas.columns, areas.rows), areas.caption]),
         *(f"note: {note}" for note in results.notes),
         f"Results: {file}",
     ]

@@ -28,6 +28,7 @@ from comodal.cli.index import index
 from comodal.cli.init import init
 from comodal.cli.join import join
 from comodal.cli.layouts import layouts
+from comodal.cli.match import match
 from comodal.cli.methods import methods
 from comodal.cli.mi import mi
 from comodal.cli.options import Debug, Json, known_name
@@ -53,6 +54,7 @@ COMMANDS: dict[str, tuple[Callable[..., Answer], str]] = {
     "evaluate": (evaluate, "Learn and predict"),
     "predict": (predict, "Learn and predict"),
     "explain": (explain, "Compare and show"),
+    "match": (match, "Compare and show"),
     "report": (report, "Compare and show"),
     "study": (study, "Compare and show"),
     "reproduce": (reproduce, "Compare and show"),

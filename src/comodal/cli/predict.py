@@ -15,6 +15,7 @@ from comodal.errors import ConfigError, message
 
 COLUMNS = ("subject", "used", "files")
 MOST_COLUMNS = 12  # that a terminal holds; predictions.csv has them all
+LONGEST_CELL = 24  # of an extra that a terminal shows: a number, not a report
 
 
 def predict(
@@ -93,6 +94,7 @@ def _brief(answers: list[dict[str, str]]) -> tuple[list[str], list[tuple[str, ..
     targets = [name for name in columns if any(other.startswith(f"{name}/") for other in columns)]
     probabilities = {name for name in columns for target in targets if name.startswith(f"{target}/")}
     extras = [name for name in columns[2:] if name not in probabilities and name not in targets]
+    extras = [name for name in extras if all(len(row[name]) <= LONGEST_CELL for row in answers)]
     extras = extras if 2 + len(targets) + len(extras) <= MOST_COLUMNS else []
     rows = [
         (*list(row.values())[:2], *(_with_probability(row, name) for name in targets), *(row[name] for name in extras))

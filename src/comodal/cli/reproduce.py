@@ -34,6 +34,7 @@ def reproduce(
     known_name(name, known_tables(), owner="TABLE", kind="table")
     from comodal import api
     from comodal.study.melanoma import MelanomaReproduction
+    from comodal.study.reports import CountsReproduction
 
     found = api.reproduce(name, out=out, data=data, on_event=console.on_event)
     if isinstance(found, MelanomaReproduction):
@@ -41,10 +42,16 @@ def reproduce(
         document = {"table": name, "title": known_tables()[name].title, "synthetic": found.synthetic, "release": found.release}
         document |= {"lines": found.lines, "mismatches": found.mismatches, "suspicious": found.suspicious, "files": written}
         return Answer(document, show=[f"Beside the references: {written['reproduction']}"])
+    if isinstance(found, CountsReproduction):
+        written = {"reproduction": out / "reproduction.md"}
+        lines = [{"published": row, "ours": ours} for row, ours in found.lines]
+        document = {"table": name, "title": found.table.title, "source": found.table.source, "remarks": found.table.remarks}
+        document |= {"synthetic": found.synthetic, "cases": found.cases, "shared": found.shared, "lines": lines}
+        return Answer(document | {"files": written}, show=[f"Published numbers beside ours: {written['reproduction']}"])
     table = found.table
     files = {"study": out / "study.yaml", "reproduction": out / "reproduction.md", "table": out / "table.md"}
     files |= {path.stem: path for path in found.study.further_tables.values()}
-    files |= {"table-tests": found.study.test_table} if found.study.test_table.is_file() else {}
+    files |= {path.stem: path for path in (found.study.test_table, found.study.class_table) if path.is_file()}
     files |= {path.stem: path for path in sorted([*out.glob("shapes-*.png"), *out.glob("guidance-*.png")])}
     files["page"] = out / "page.html"
     document = {
@@ -70,6 +77,7 @@ def reproduce(
 def _of_kind(found: AnyReproduction) -> dict[str, Any]:
     """What only tables of one kind have."""
     from comodal.study.guidance import GuidanceReproduction
+    from comodal.study.reports import ReportsReproduction
     from comodal.study.reproducing import Reproduction
     from comodal.study.variants import VariantReproduction
 
@@ -85,6 +93,8 @@ def _of_kind(found: AnyReproduction) -> dict[str, Any]:
         guided, inferior = found.table.row("guided").name, found.table.row("inferior").name
         own |= {"difference": f"{guided} - {inferior}", "metrics": found.table.metrics, "gains": found.gains}
         return own | {"tests": found.tests, "orders": found.orders, "melanoma": found.melanoma}
+    if isinstance(found, ReportsReproduction):
+        return own | {"difference": f"method - {found.combined.reference}", "present": found.table.present}
     if isinstance(found, VariantReproduction):
         return own | {"empties": found.empties, "apart": found.apart}
     pair = dict(zip(("primary", "auxiliary"), found.pair, strict=True))

@@ -22,7 +22,8 @@ def study(
     from comodal import api
 
     result = api.study(config, out=out, on_event=console.on_event)
-    lost, tests = (path if path.is_file() else None for path in (result.drop_table, result.test_table))
+    beside = (result.drop_table, result.test_table, result.class_table)
+    lost, tests, areas = (path if path.is_file() else None for path in beside)
     document = {
         "out": out,
         "reference": result.reference,
@@ -32,10 +33,12 @@ def study(
         "further_tables": result.further_tables,
         "drop_table": lost,
         "test_table": tests,
+        "class_table": areas,
         "page": out / "page.html",
     }
     show = [f"Table: {out / 'table.md'}"]
     show += [f"Table of the differences from {label}: {path}" for label, path in result.further_tables.items()]
     show += [] if lost is None else [f"Table of each subset minus all modalities: {lost}"]
     show += [] if tests is None else [f"Table of McNemar's and DeLong's tests: {tests}"]
+    show += [] if areas is None else [f"Table of the areas of single classes: {areas}"]
     return Answer(document, show=[*show, f"Open the page in a browser: {out / 'page.html'}"])

@@ -30,6 +30,18 @@ CHEXPERT = (
     "Pneumothorax",
     "Support Devices",
 )
+# The nine of Liao et al. (2021), in the order of its Table 3.
+PATHOLOGY9 = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Lung Opacity",
+    "Pleural Effusion",
+    "Pneumonia",
+    "Pneumothorax",
+    "Support Devices",
+)
 Uncertain = Literal["ignore", "ones", "zeros"]
 Blank = Literal["ignore", "zeros"]
 _VALUES = {1.0: "named", 0.0: "denied", -1.0: "uncertain", -2.0: "blank"}  # -2: tables of the group of Liao et al. (2021)
@@ -42,13 +54,14 @@ class Labels:
 
     rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def cell(self, study: str, *, uncertain: Uncertain, blank: Blank) -> str:
+    def cell(self, study: str, *, uncertain: Uncertain, blank: Blank, classes: Sequence[str] = CHEXPERT) -> str:
         """The cell of a multilabel target.
 
         Args:
             study: A study; one that the table does not have is unlabelled.
             uncertain: Uncertain labels: not known, yes, or no.
             blank: Labels that a report does not mention: not known, or no.
+            classes: Which of CHEXPERT the target has.
 
         Returns:
             Names joined by ";", "?" before those that nobody knows, "-" for none, "" where nothing at all is known.
@@ -60,19 +73,26 @@ class Labels:
         meaning = {"named": "yes", "denied": "no"}
         meaning |= {"uncertain": {"ignore": "?", "ones": "yes", "zeros": "no"}[uncertain]}
         meaning |= {"blank": {"ignore": "?", "zeros": "no"}[blank]}
-        answers = [meaning[state] for state in self.rows.get(study, ())]
+        states = dict(zip(CHEXPERT, self.rows.get(study, ()), strict=False))
+        answers = [meaning[states[name]] for name in classes if name in states]
         if all(answer == "?" for answer in answers):
             return ""
         said = {"yes": "", "?": "?"}
-        names = [said[answer] + name for name, answer in zip(CHEXPERT, answers, strict=True) if answer in said]
+        names = [said[answer] + name for name, answer in zip(classes, answers, strict=True) if answer in said]
         return ";".join(names) or "-"
 
-    def counts(self, studies: Sequence[str]) -> str:
-        """How often each label is named, denied, uncertain and not mentioned: one sentence. studies: those that count."""
-        table: Mapping[str, Counter[str]] = {name: Counter() for name in CHEXPERT}
+    def counts(self, studies: Sequence[str], classes: Sequence[str] = CHEXPERT) -> str:
+        """How often each label is named, denied, uncertain and not mentioned: one sentence.
+
+        Args:
+            studies: Those that count.
+            classes: As in `cell`.
+        """
+        table: Mapping[str, Counter[str]] = {name: Counter() for name in classes}
         for study in studies:
             for name, state in zip(CHEXPERT, self.rows.get(study, ()), strict=False):
-                table[name][state] += 1
+                if name in table:
+                    table[name][state] += 1
         return ", ".join(f"{name} {'/'.join(str(counts[state]) for state in _ORDER)}" for name, counts in table.items())
 
 

@@ -105,8 +105,8 @@ class CohortMeta(BaseModel):
         modalities: In canonical order: every table, subset and tensor axis follows it.
         targets: What can be predicted.
         notes: What was guessed or found odd, one sentence each.
-        withheld: {modality: {case id: cell}} of what a training was told to do without (`comodal.data.withholding`); the cells
-            themselves are blank. Only a run's own copy has some.
+        withheld: {modality or target: {case id: cell}} of what a training was told to do without
+            (`comodal.data.withholding`); the cells themselves are blank. Only a run's own copy has some.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

@@ -15,6 +15,7 @@ from comodal.data.integrity_contrast import check_contrasts
 from comodal.data.integrity_defects import CaseFindings, Defect, Findings, Level, Place
 from comodal.data.integrity_duplicates import check_duplicates
 from comodal.data.integrity_table import UNSPLIT, check_table, class_counts
+from comodal.data.integrity_texts import TextFacts, facts_of
 from comodal.data.integrity_workers import checked
 
 __all__ = ["CheckReport", "Defect", "Level", "check_cohort"]
@@ -30,12 +31,14 @@ class CheckReport:
         class_counts: {target: {class: {split: number of cases that are known to have it}}}.
         region_counts: {target: {region: {split: number of cases in which it has a voxel}}}. Cases without a split are
             counted as "unsplit", here and in `class_counts`.
+        texts: {text modality: how long its reports are, and how alike}.
     """
 
     presence: dict[str, dict[str, bool]]
     defects: tuple[Defect, ...] = ()
     class_counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     region_counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    texts: dict[str, TextFacts] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -92,7 +95,8 @@ def check_cohort(
     check_contrasts(findings)
     names = [spec.name for spec in cohort.meta.columns]
     presence = {case.id: {name: name in case.cells for name in names} for case in cohort.cases}
-    return CheckReport(presence, findings.sorted(), class_counts(findings), findings.regions)
+    texts = {name: facts_of(reports) for name, reports in findings.said.items()}
+    return CheckReport(presence, findings.sorted(), class_counts(findings), findings.regions, texts)
 
 
 def _is_identifier(subject: str) -> bool:
@@ -111,6 +115,8 @@ def _take(findings: Findings, found: CaseFindings, subjects: dict[str, set[str]]
         findings.pictures[picture.column].append((case, picture))
     for column, digest in found.texts.items():
         findings.texts[digest].append((case, column))
+    for column, said in found.said.items():
+        findings.said[column].append(said)
     for column, words in found.named.items():
         others = sorted(word for word in words & subjects.keys() if case.group not in subjects[word])
         if others:

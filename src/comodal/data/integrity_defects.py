@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from comodal.data.cohort import Case, Cohort
+from comodal.data.integrity_texts import Said
 
 Level: TypeAlias = Literal["note", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -76,6 +77,7 @@ class CaseFindings:
         shared: (level, column, rule, what to do) of findings that many cases may share and that become one defect.
         pictures: One per image that could be read.
         texts: {column: digest} of its reports.
+        said: {column: what is kept of the sentences of its report}.
         named: {column: words of its reports that look like identifiers}.
         regions: {target: whether each class has a voxel}.
     """
@@ -85,6 +87,7 @@ class CaseFindings:
     shared: list[tuple[Level, str, str, str]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Said] = field(default_factory=dict)
     named: dict[str, frozenset[str]] = field(default_factory=dict)
     regions: dict[str, tuple[bool, ...]] = field(default_factory=dict)
 
@@ -121,6 +124,7 @@ class Findings:
         repeated: {(level, column, rule, what to do): case ids}.
         pictures: {column: (case, what is kept of its image)}.
         texts: {digest: (case, column)}.
+        said: {column: what is kept of each report}.
         regions: {target: {class: {split: number of cases in which it has a voxel}}}.
     """
 
@@ -129,6 +133,7 @@ class Findings:
     repeated: dict[tuple[Level, str, str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     pictures: dict[str, list[tuple[Case, Picture]]] = field(default_factory=lambda: defaultdict(list))
     texts: dict[str, list[tuple[Case, str]]] = field(default_factory=lambda: defaultdict(list))
+    said: dict[str, list[Said]] = field(default_factory=lambda: defaultdict(list))
     regions: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     def add(self, level: Level, rule: str, do: str, *, place: Place = Place()) -> None:

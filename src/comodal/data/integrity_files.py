@@ -14,6 +14,7 @@ from comodal.data.contents import report_of, vector_of
 from comodal.data.geometry import Affine, Header, Volume
 from comodal.data.integrity_defects import FEW, CaseFindings, Place
 from comodal.data.integrity_images import picture_of
+from comodal.data.integrity_texts import said_in
 from comodal.data.reading import label_codes, read_volume
 from comodal.errors import DataError
 
@@ -87,6 +88,12 @@ def _check_text(found: CaseFindings, text: str, place: Place) -> None:
         found.add("warning", "the report is empty", "Blank the cell: an empty report is an absent one", place=place)
         return
     found.texts[place.column] = hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+    said = said_in(text)
+    if said.digests:
+        found.said[place.column] = said
+    else:
+        rule, do = "the report has no word", "Blank the cell: training refuses a report without a letter or digit"
+        found.add("error", rule, do, place=place)
     found.named[place.column] = frozenset(IDENTIFIER.findall(text)[:MOST_WORDS])
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from comodal.data.chexpert_labels import CHEXPERT, Blank, Labels, Uncertain, read_labels
+from comodal.data.chexpert_labels import CHEXPERT, PATHOLOGY9, Blank, Labels, Uncertain, read_labels
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
 from comodal.data.folders import Tree
 from comodal.data.mimic_edema import GRADES, Edema, EdemaSource, notes_of_edema, read_edema
+from comodal.data.mimic_protocol import liao2021, only_by_rules
 from comodal.data.mimic_sources import SECTIONS, Chooser, Files, Study, counted, find_tables, read_splits, read_studies
 from comodal.errors import DataError, message
 
@@ -31,22 +32,39 @@ class Options(BaseModel):
     Attributes:
         views: Which ViewPosition is frontal.
         labels: The program whose labels are the target findings; those of radiologists, where there are some, come before.
+        findings: Which of the 14 labels the target findings has; "pathology9" are the nine of Liao et al. (2021).
         uncertain: What uncertain labels become: not known, yes, or no.
         blank: What labels become that a report does not mention: not known, or no.
         edema: Where grades of edema are taken from; "auto" takes the best that a study has: consensus on images, experts on
             reports, rules on reports, the older table.
         edema_split: Whether the images of the consensus are the only test cases of edema: their other studies are left out, and
             other test cases have no grade.
+        protocol: "official" keeps the official split; "liao2021" tests the patients that Liao et al. (2021) test in one of its
+            two tasks, and trains with grades by rules alone (`comodal.data.mimic_protocol`). With findings=pathology9 and
+            unknown labels ignored, as they are by default, these are its data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     views: tuple[Literal["AP", "PA"], ...] = Field(("AP", "PA"), min_length=1, description="which ViewPosition is frontal")
     labels: Literal["chexpert", "negbio", "none"] = Field("chexpert", description="whose labels are the findings")
+    findings: Literal["chexpert14", "pathology9"] = Field("chexpert14", description="which of the 14 labels are findings")
     uncertain: Uncertain = Field("ignore", description="uncertain labels: not known, ones or zeros")
     blank: Blank = Field("ignore", description="labels that are not mentioned: not known, or zeros")
     edema: EdemaSource = Field("auto", description="which grades of edema; auto takes the best of each study")
     edema_split: bool = Field(False, description="test edema on the images of the consensus only")
+    protocol: Literal["official", "liao2021"] = Field("official", description="who is tested: the official split, or a paper's")
+
+    @model_validator(mode="after")
+    def _check(self) -> Options:
+        if self.protocol == "liao2021" and (self.edema_split or self.edema != "auto"):
+            raise ValueError("protocol=liao2021 says itself which grades of edema are used: leave edema and edema_split out")
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the target findings."""
+        return PATHOLOGY9 if self.findings == "pathology9" else CHEXPERT
 
     @field_validator("views", mode="before")
     @classmethod
@@ -85,6 +103,7 @@ def index(root: Path, options: Options) -> Cohort:
     files, tables = Files.find(tree), find_tables(tree)
     studies = read_studies(tables.get("metadata"), files)
     edema = read_edema(tree, options.edema)
+    edema = only_by_rules(edema) if options.protocol == "liao2021" else edema
     chooser = Chooser(root, files, options.views)
     pairs = [(study, _cells(study, chooser, edema)) for study in studies]
     kept = [(study, cells) for study, cells in pairs if set(cells) & set(_MODALITIES)]
@@ -101,6 +120,9 @@ def index(root: Path, options: Options) -> Cohort:
     cases = _cases(kept, findings, options)
     cases, said = _with_splits(cases, tables.get("split"))
     notes += said
+    if options.protocol == "liao2021":
+        cases, said = liao2021(cases, edema, {study.study: study.subject for study in studies}, root=root)
+        notes += said
     if options.edema_split:
         cases, said = _edema_test(cases, edema, root)
         notes += said
@@ -108,7 +130,7 @@ def index(root: Path, options: Options) -> Cohort:
     if edema.grades or edema.images:
         notes += notes_of_edema([(case.cells.get("edema", ""), _source(case, edema)) for case in cases], edema)
     notes += [*tree.not_followed(), *tree.synthetic()]
-    targets = [TargetSpec(name="findings", kind="multilabel", classes=list(CHEXPERT))] if findings else []
+    targets = [TargetSpec(name="findings", kind="multilabel", classes=list(options.classes))] if findings else []
     if edema.grades or edema.images:
         targets.append(TargetSpec(name="edema", kind="ordinal", classes=list(GRADES)))
     names = {name for case in cases for name in case.cells}
@@ -141,7 +163,9 @@ def _cases(kept: Sequence[tuple[Study, dict[str, str]]], findings: _Findings | N
     cases = []
     for study, cells in kept:
         if findings:
-            cells["findings"] = findings.labels.cell(study.study, uncertain=options.uncertain, blank=options.blank)
+            cells["findings"] = findings.labels.cell(
+                study.study, uncertain=options.uncertain, blank=options.blank, classes=options.classes
+            )
         cases.append(Case.build(study.subject, session=study.study, group=study.subject, cells=cells))
     return cases
 
@@ -204,7 +228,7 @@ def _notes_of_labels(cases: Sequence[Case], findings: _Findings | None, options:
     studies = [case.session for case in cases]
     words = {"ignore": "not known", "ones": "yes", "zeros": "no"}
     policy = f"uncertain is taken as {words[options.uncertain]}, not mentioned as {words[options.blank]}"
-    counts = findings.labels.counts(studies)
+    counts = findings.labels.counts(studies, options.classes)
     notes = [f"findings ({findings.owner}), {policy}; named/denied/uncertain/not mentioned: {counts}"]
     if read := sum(study in findings.read.rows for study in studies):
         notes.append(f"findings of {counted(read, 'study')} by radiologists")

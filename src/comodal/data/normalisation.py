@@ -111,14 +111,14 @@ class Fitted(BaseModel):
     Attributes:
         version: Of the file format.
         ct: {modality: numbers} for the scheme "ct".
-        tokenizer: File of the vocabulary within the run's `tokenizer` folder, None without texts.
+        tokenizer: File of the tokenizer within the run's `tokenizer` folder, None without texts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
     ct: dict[str, CtNumbers] = {}
-    tokenizer: Literal["vocabulary.json"] | None = None
+    tokenizer: Literal["vocabulary.json", "tokenizer.json"] | None = None
 
 
 def normalise(image: Array, scheme: Scheme, numbers: CtNumbers | None = None) -> npt.NDArray[np.float32]:

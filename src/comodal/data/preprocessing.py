@@ -32,7 +32,7 @@ from comodal.errors import ConfigError, DataError, message, nearest
 from comodal.modality import Modality, Target, first_grid, only_regions
 
 if TYPE_CHECKING:
-    from comodal.data.text import Tokenizer
+    from comodal.data.text import AnyTokenizer
 
 __all__ = [
     "CtNumbers",
@@ -116,7 +116,7 @@ class Preparer:
         fitted: Fitted | None = None,
         cache: Cache | Path | str | None = None,
         spatial_dims: int = 3,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: AnyTokenizer | None = None,
     ) -> None:
         _check_names("data.modalities", modalities, [m.name for m in cohort.modalities])
         _check_names("data.targets", targets, [t.name for t in cohort.targets])

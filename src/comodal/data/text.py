@@ -5,12 +5,11 @@ Axis letters: S sentences, L tokens of a sentence.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -18,37 +17,31 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from comodal.batch import Text
 from comodal.data.atomic import replacing
 from comodal.data.contents import report_of
+from comodal.data.pieces import SETTINGS, PieceTokenizer, check_known
+from comodal.data.sentences import KEPT_SENTENCES, KEPT_TOKENS, sentences, words
 from comodal.errors import DataError, RunError, message
 
 if TYPE_CHECKING:
-    from comodal.data.cohort import Cohort
+    from comodal.data.cohort import Case, Cohort
+
+__all__ = [
+    "PAD",
+    "SPECIAL",
+    "START",
+    "UNKNOWN",
+    "AnyTokenizer",
+    "Tokenizer",
+    "find_tokenizer",
+    "fit_tokenizer",
+    "load_tokenizer",
+    "sentences",
+    "some_reports",
+    "words",
+]
 
 PAD, UNKNOWN, START = 0, 1, 2
 SPECIAL = 3  # words begin here
-
-# A full stop ends a sentence only before white space or the end, so that "3.5 mm" stays whole.
-_SENTENCE = re.compile(r"(?<=[.?!])\s+|[\r\n]+")
-# Words may hold an apostrophe or an inner hyphen ("isn't", "follow-up"), numbers a decimal point. Negations are words like any
-# other: nothing is left out as a stop word.
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['’\-][^\W\d_]+)*")
-
-
-def sentences(text: str) -> list[str]:
-    """Splits at . ? ! before white space, and at line ends. Pieces without a letter or digit are left out.
-
-    >>> sentences("No mass. Is there an effusion? 3.5 mm nodule.")
-    ['No mass.', 'Is there an effusion?', '3.5 mm nodule.']
-    """
-    return [piece.strip() for piece in _SENTENCE.split(text) if _WORD.search(piece)]
-
-
-def words(sentence: str) -> list[str]:
-    """The words and numbers of a sentence, lower-cased.
-
-    >>> words("There isn't a 3.5-mm nodule.")
-    ['there', "isn't", 'a', '3.5', 'mm', 'nodule']
-    """
-    return [word.replace("’", "'") for word in _WORD.findall(sentence.lower())]
+LOOKED_AT = 2000  # reports that say whether a tokenizer of others knows the words
 
 
 class Tokenizer(BaseModel):
@@ -64,8 +57,8 @@ class Tokenizer(BaseModel):
 
     version: Literal[1] = 1
     words: tuple[str, ...]
-    max_sentences: int = 16
-    max_tokens: int = 48
+    max_sentences: int = KEPT_SENTENCES
+    max_tokens: int = KEPT_TOKENS
 
     @model_validator(mode="after")
     def _check(self) -> Tokenizer:
@@ -77,7 +70,13 @@ class Tokenizer(BaseModel):
 
     @classmethod
     def fit(
-        cls, texts: Iterable[str], *, size: int = 8000, least: int = 2, max_sentences: int = 16, max_tokens: int = 48
+        cls,
+        texts: Iterable[str],
+        *,
+        size: int = 8000,
+        least: int = 2,
+        max_sentences: int = KEPT_SENTENCES,
+        max_tokens: int = KEPT_TOKENS,
     ) -> Tokenizer:
         """Takes the commonest words of the training texts.
 
@@ -128,6 +127,15 @@ class Tokenizer(BaseModel):
         ids = torch.tensor([row + [PAD] * (length - len(row)) for row in rows], dtype=torch.long)
         return Text(ids, ids != PAD)
 
+    def unknown(self, texts: Iterable[str]) -> float:
+        """Share of the words of some texts that are not in the vocabulary.
+
+        Args:
+            texts: Reports.
+        """
+        found = [word in self._ids for text in texts for sentence in sentences(text) for word in words(sentence)]
+        return found.count(False) / len(found) if found else 0.0
+
     def decode(self, text: Text) -> list[str]:
         """The words that `encode` kept, a string for each sentence; unknown ones are "?". For looking at."""
         names = {i: word for word, i in self._ids.items()} | {UNKNOWN: "?"}
@@ -167,6 +175,9 @@ class Tokenizer(BaseModel):
         return self._ids.get(word, UNKNOWN)
 
 
+AnyTokenizer: TypeAlias = Tokenizer | PieceTokenizer
+
+
 def fit_tokenizer(cohort: Cohort, ids: Iterable[str], *, modalities: Iterable[str], **settings: int) -> Tokenizer:
     """Fits the vocabulary on the reports of training cases.
 
@@ -179,7 +190,57 @@ def fit_tokenizer(cohort: Cohort, ids: Iterable[str], *, modalities: Iterable[st
     Returns:
         The tokenizer.
     """
+    files = _files(cohort, ids, modalities)
+    return Tokenizer.fit((report_of(cohort, case, name) for case, name in files), **settings)
+
+
+def find_tokenizer(
+    cohort: Cohort, ids: Iterable[str], *, modalities: Iterable[str], source: str = "words", **settings: int
+) -> AnyTokenizer:
+    """The tokenizer of a new run.
+
+    Args:
+        cohort: Has the files.
+        ids: Training cases.
+        modalities: The text modalities.
+        source: "words" is fitted on the reports of training cases; else the source of one of others, which must know at least
+            half of what they say, of at most `LOOKED_AT` reports.
+        settings: `max_sentences` and `max_tokens`.
+
+    Raises:
+        ConfigError: There is no such tokenizer, or it does not know these words.
+    """
+    if source == "words":
+        return fit_tokenizer(cohort, ids, modalities=modalities, **settings)
+    found = PieceTokenizer.of(source, **settings)
+    check_known(found, some_reports(cohort, ids, modalities=modalities))
+    return found
+
+
+def some_reports(cohort: Cohort, ids: Iterable[str], *, modalities: Iterable[str]) -> list[str]:
+    """At most `LOOKED_AT` reports of these cases, evenly spaced.
+
+    Args:
+        cohort: Has the files.
+        ids: Of cases.
+        modalities: The text modalities.
+    """
+    files = _files(cohort, ids, modalities)
+    return [report_of(cohort, case, name) for case, name in files[:: max(1, -(-len(files) // LOOKED_AT))]]
+
+
+def load_tokenizer(folder: Path | str) -> AnyTokenizer:
+    """The tokenizer of a run, of either kind.
+
+    Args:
+        folder: RUN/tokenizer.
+
+    Raises:
+        RunError: A file is missing or damaged.
+    """
+    return PieceTokenizer.load(folder) if (Path(folder) / SETTINGS).is_file() else Tokenizer.load(folder)
+
+
+def _files(cohort: Cohort, ids: Iterable[str], modalities: Iterable[str]) -> list[tuple[Case, str]]:
     names = list(modalities)
-    files = [(case, name) for case in cohort.select(ids).cases for name in names if name in case.cells]
-    texts = (report_of(cohort, case, name) for case, name in files)
-    return Tokenizer.fit(texts, **settings)
+    return [(case, name) for case in cohort.select(ids).cases for name in names if name in case.cells]

@@ -101,6 +101,22 @@ def ranking(
     return {name: np.stack([part[name] for part in parts], axis=1) for name in metrics}
 
 
+def at_least(values: ArrayLike) -> Floats:
+    """Ordinal classes as questions "k or above": sums of what is at k and above it.
+
+    Args:
+        values: (N, K) probabilities or one-hot truths, the classes in their order.
+
+    Returns:
+        (N, K - 1): column k - 1 is P(y >= k), or whether it is so.
+
+    >>> at_least([[0.5, 0.25, 0.25]]).tolist()
+    [[0.5, 0.25]]
+    """
+    values = np.asarray(values, dtype=float)
+    return np.ascontiguousarray(np.cumsum(values[:, ::-1], axis=1)[:, ::-1][:, 1:])
+
+
 def f1(answers: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None, *, micro: bool = False) -> Floats:
     """F1 = 2 TP / (2 TP + FP + FN) of every class that some case has or that is answered for some.
 

@@ -9,14 +9,15 @@ Axis letters: N cases, K classes, R resamples.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from comodal.evaluation import class_metrics
-from comodal.evaluation.class_metrics import RANKED, answered, counts_of, divided, ranking
+from comodal.evaluation.class_metrics import RANKED, answered, at_least, counts_of, divided, ranking
+from comodal.evaluation.metrics import threshold
 from comodal.evaluation.results import MetricValue
 from comodal.evaluation.statistics import RESAMPLES, interval_note, interval_of, resampling_weights
 from comodal.modality import Target
@@ -260,7 +261,8 @@ def pooled_metrics(
 
     Returns:
         {"<metric>/<target>"}, see `metric_columns`, then {"AUROC/<target>/<class>", "AUPRC/<target>/<class>"} where more than
-        one class is ranked against the rest. Where a number is not defined it is None, and the note says why.
+        one class is ranked against the rest, and of more than two ordinal classes {"AUROC/<target>/>=<k>"}: class k or above
+        against those below, by the sum of their probabilities. Where a number is not defined it is None, and the note says why.
     """
     names = [name for name in metrics_of(target.kind) if name in metrics]
     size = len(truth)
@@ -285,4 +287,17 @@ def pooled_metrics(
         if parts[name][0].shape[1] > 1:
             for k, label in enumerate(target.classes):
                 out[f"{name}/{target.name}/{label}"] = row.class_value(name, k, point=parts[name][0], drawn=parts[name][1])
-    return out
+    return out | (_thresholds(row) if target.kind == "ordinal" and "AUROC" in names else {})
+
+
+def _thresholds(row: _Row) -> dict[str, MetricValue]:
+    """AUROC of "class k or above" for each k from 1; of two classes that is the AUROC of the target."""
+    if len(row.target.classes) < 3:
+        return {}
+    row = replace(row, probabilities=at_least(row.probabilities), truth=at_least(row.truth))
+    point = auroc(row.probabilities, row.truth)
+    drawn = None if row.weights is None else auroc(row.probabilities, row.truth, row.weights)
+    return {
+        f"AUROC/{row.target.name}/{threshold(k)}": row.class_value("AUROC", k - 1, point=point, drawn=drawn)
+        for k in range(1, len(row.target.classes))
+    }

@@ -22,7 +22,7 @@ from comodal.evaluation.drops import drops
 from comodal.evaluation.lacking import lacking_note
 from comodal.evaluation.metrics import is_main, name_parts
 from comodal.evaluation.metrics import metric as metric_of
-from comodal.evaluation.pooling import mean_samples, nanmean
+from comodal.evaluation.pooling import is_positive, mean_samples, nanmean
 from comodal.evaluation.results import CaseResult, MetricValue, Results, SubsetResult
 from comodal.evaluation.statistics import (
     RESAMPLES,
@@ -246,7 +246,8 @@ class _Book:
         interval = None if weights is None else interval_of(self._pooled_samples(method, present, name, cases, weights))
         binary = stored[0].n_pos is not None
         counts: tuple[int | None, int | None] = self._sides(method, present, name) if binary else (None, None)
-        return Cell("value", value, interval, len(cases), *counts, len(stored))
+        n = sum(side or 0 for side in counts) if binary else len(cases)  # of several questions some cases do not answer all
+        return Cell("value", value, interval, n, *counts, len(stored))
 
     def _pooled_cases(self, method: str, present: Sequence[str], name: str) -> list[str]:
         """Each case once, however many runs tested it: those with a truth of the target."""
@@ -254,11 +255,11 @@ class _Book:
         return sorted({case.subject for cases in runs for case in cases if target in (case.targets or {})})
 
     def _sides(self, method: str, present: Sequence[str], name: str) -> tuple[int, int]:
-        """Cases of the second and of the first of two classes, each once."""
+        """Cases of the class that is ranked against the rest, and of the rest, each once."""
         target = name_parts(name)[1]
         runs = self._cases.get((method, frozenset(present)), [])
         truth = {case.subject: (case.targets or {}).get(target) for cases in runs for case in cases}
-        known = [value for value in truth.values() if isinstance(value, int)]
+        known = [side for answer in truth.values() if (side := is_positive(name, answer, self.classes)) is not None]
         return sum(known), len(known) - sum(known)
 
     def notes(self, rows: Sequence[Sequence[str]], metrics: Sequence[str]) -> tuple[str, ...]:

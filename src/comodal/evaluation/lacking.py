@@ -8,22 +8,29 @@ from comodal.data.cohort import Cohort
 from comodal.evaluation.results import Results, TrainingCases
 
 
-def training_cases(cohort: Cohort, ids: Sequence[str], modalities: Sequence[str]) -> TrainingCases:
-    """Counts the training cases that lack a modality, whatever the cause.
+def training_cases(
+    cohort: Cohort, ids: Sequence[str], modalities: Sequence[str], *, targets: Sequence[str] = ()
+) -> TrainingCases:
+    """Counts the training cases that lack a modality, whatever the cause, and those whose label was withheld.
 
     Args:
         cohort: The run's own.
         ids: The training cases.
         modalities: Those of the run's problem.
+        targets: The same.
     """
     cases = cohort.select(ids).cases
     known = {case.id for case in cases}
-    taken = {name: len(known & cohort.meta.withheld.get(name, {}).keys()) for name in modalities}
+    withheld = {name: len(known & cells.keys()) for name, cells in cohort.meta.withheld.items()}
+    taken = {name: withheld.get(name, 0) for name in modalities}
+    gone = {name: withheld[name] for name in targets if withheld.get(name)}
     return TrainingCases(
         n=len(cases),
         lacking={name: sum(name not in case.cells for case in cases) for name in modalities},
         withheld={name: count for name, count in taken.items() if count},
         none=sum(not any(name in case.cells for name in modalities) for case in cases),
+        labelled={name: sum(name in case.cells for case in cases) for name in gone},
+        unlabelled=gone,
     )
 
 
@@ -35,12 +42,14 @@ def lacking_note(results: Mapping[str, Sequence[Results]]) -> str:
 
     Returns:
         "training cases without: t1 4/48, t1ce 20/48 (withheld: t1ce 15)", by method where they differ, and after it how many
-        have none of the modalities that a run reads; "" where no training case lacks anything or no result knows.
+        have none of the modalities that a run reads; "" where no training case lacks anything or no result knows. Of targets
+        whose labels were withheld it says how many training cases keep one.
     """
     known = {label: [run.training for run in runs if run.training is not None] for label, runs in results.items()}
     parts = {label: _parts(runs) for label, runs in known.items() if runs}
+    kept = _kept_labels({label: known[label] for label in parts})
     if not any(lacking for lacking, _ in parts.values()):
-        return ""
+        return "; ".join(kept)
     # methods that read other modalities of the same cases agree in those that they share
     have = {label: {name for run in known[label] for name in run.lacking} for label in parts}
     shared = _merged([lacking for lacking, _ in parts.values()], list(have.values()))
@@ -49,7 +58,26 @@ def lacking_note(results: Mapping[str, Sequence[Results]]) -> str:
         said = f"training cases without: {_text(shared, withheld)}"
     else:
         said = "training cases without, " + "; ".join(f"{label}: {_text(*part)}" for label, part in parts.items())
-    return "; ".join([said, *_without_any({label: known[label] for label in parts})])
+    return "; ".join([said, *_without_any({label: known[label] for label in parts}), *kept])
+
+
+def _kept_labels(known: Mapping[str, Sequence[TrainingCases]]) -> list[str]:
+    """How many training cases keep their label, where some were withheld: together where all methods say the same."""
+    told: dict[str, str] = {}
+    for label, runs in known.items():
+        names = dict.fromkeys(name for run in runs for name in run.unlabelled)
+        shares = {name: _range([_share(run, name) for run in runs]) for name in names}
+        told[label] = ", ".join(f"{name} {share}" for name, share in shares.items())
+    if len(set(told.values())) == 1:
+        told = {"": next(iter(told.values()))}
+    said = "training cases that keep their label"
+    return [f"{said}{f', {label}' if label else ''}: {text}" for label, text in told.items() if text]
+
+
+def _share(run: TrainingCases, name: str) -> tuple[int, int]:
+    """(labelled cases left, labelled cases before); of a run from which nothing was withheld nobody counted them."""
+    kept = run.labelled.get(name, 0)
+    return kept, kept + run.unlabelled.get(name, 0)
 
 
 def _without_any(known: Mapping[str, Sequence[TrainingCases]]) -> list[str]:

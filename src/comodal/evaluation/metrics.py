@@ -53,7 +53,8 @@ _MODE_HD95: dict[str, str] = {
     "max_of_directions": "larger of the 95th percentiles of the two directions (as MONAI)",
 }
 _CLASSES: dict[str, str] = {
-    "AUROC": "Pooled over cases; one class against the rest, plain mean over the classes.",
+    "AUROC": "Pooled over cases; one class against the rest, plain mean over the classes. Of ordinal classes >=k is that class "
+    "and all above it against those below, ranked by the sum of their probabilities.",
     "balanced_accuracy": "Pooled over cases; mean recall of the classes.",
     "accuracy": "Pooled over cases; of one class per case it is micro F1 too.",
     "AUPRC": "Average precision, pooled over cases; one class against the rest, without interpolation, plain mean over the "
@@ -153,6 +154,25 @@ def name_parts(name: str) -> tuple[str, str, str]:
     stem, _, rest = name.partition("/")
     target, _, label = rest.partition("/")
     return stem, target, label
+
+
+def threshold(k: int) -> str:
+    """What stands in the place of the class in a metric of "class k or above" of an ordinal target.
+
+    >>> f"AUROC/edema/{threshold(1)}"
+    'AUROC/edema/>=1'
+    """
+    return f">={k}"
+
+
+def threshold_of(label: str, classes: Sequence[str]) -> int | None:
+    """The k of `threshold`; None where a label is the name of a class, or no threshold between these classes.
+
+    >>> threshold_of(">=2", ["none", "mild", "severe"]), threshold_of("mild", ["none", "mild", "severe"])
+    (2, None)
+    """
+    known = {threshold(k): k for k in range(1, len(classes))}
+    return None if label in classes else known.get(label)
 
 
 def is_main(name: str) -> bool:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comodal.errors import DataError, message
+from comodal.evaluation.class_metrics import at_least
 from comodal.evaluation.classification import as_columns, metric_columns
-from comodal.evaluation.metrics import name_parts
+from comodal.evaluation.metrics import name_parts, threshold_of
 from comodal.evaluation.results import CaseResult, Results
 
 Floats = NDArray[np.float64]
@@ -27,7 +28,7 @@ def pooled_samples(name: str, cases: Sequence[CaseResult], weights: Floats, *, c
     """A pooled metric of one run under each row of weights.
 
     Args:
-        name: "<metric>/<target>", or "<metric>/<target>/<class>".
+        name: "<metric>/<target>", "<metric>/<target>/<class>" or "AUROC/<target>/>=<k>".
         cases: N cases with probabilities and truth of the target.
         weights: (R, N) how often each case counts; ones give the metric itself.
         classes: {target: classes}; needed only for the metric of one class.
@@ -50,9 +51,12 @@ def pooled_samples(name: str, cases: Sequence[CaseResult], weights: Floats, *, c
     truth = as_columns(answers, probabilities.shape[1])
     if label:
         names = list((classes or {}).get(target, ()))
-        if label not in names:
+        k = threshold_of(label, names)
+        if k is not None:
+            probabilities, truth, names = at_least(probabilities), at_least(truth), [label] * (len(names) - 1)
+        elif label not in names:
             return np.full(len(weights), np.nan)
-        k = names.index(label)
+        k = names.index(label) if k is None else k - 1
         return metric_columns(metric, probabilities[:, [k]], truth[:, [k]], several=True, weights=weights)[:, 0]
     columns = metric_columns(metric, probabilities, truth, several=several, weights=weights)
     defined = ~np.isnan(metric_columns(metric, probabilities, truth, several=several)[0])
@@ -84,6 +88,28 @@ def mean_samples(
         known = [case for case in rows if case.subject in place]
         samples.append(pooled_samples(name, known, weights[:, [place[case.subject] for case in known]], classes=classes))
     return nanmean(np.stack(samples, axis=1)) if samples else np.full(len(weights), np.nan)
+
+
+def is_positive(name: str, answer: int | Sequence[float | None] | None, classes: Classes) -> bool | None:
+    """Whether a case counts as positive in an area of one class against the rest; None where its truth is not known.
+
+    Args:
+        name: "<metric>/<target>" of two classes, else as in `pooled_samples`.
+        answer: The truth of the case, as results hold it.
+        classes: As in `pooled_samples`.
+
+    >>> is_positive("AUROC/edema/>=2", 1, {"edema": ("none", "mild", "severe")})
+    False
+    """
+    _, target, label = name_parts(name)
+    names = list(classes.get(target, ()))
+    if answer is None or (label and label not in names and threshold_of(label, names) is None):
+        return None
+    if not isinstance(answer, int):
+        found = answer[names.index(label)] if label else None
+        return None if found is None else found > 0.5
+    k = threshold_of(label, names)
+    return answer >= k if k is not None else answer == (names.index(label) if label else 1)
 
 
 def nanmean(values: Floats) -> Floats:

@@ -91,12 +91,16 @@ class TrainingCases(Strict):
         lacking: {modality of the run: training cases without it}, whatever the cause.
         withheld: {modality: training cases that have it and were trained on without it}; only those with some.
         none: Training cases without any modality of the run: they take no part in it, though they count in `n`.
+        labelled: {target: training cases with a label of it}, of targets whose labels were withheld from some.
+        unlabelled: {target: training cases from which its label was withheld}; only those with some.
     """
 
     n: int
     lacking: dict[str, int]
     withheld: dict[str, int] = Field(default_factory=dict)
     none: int = 0
+    labelled: dict[str, int] = Field(default_factory=dict)
+    unlabelled: dict[str, int] = Field(default_factory=dict)
 
 
 class Results(Document):

@@ -162,5 +162,8 @@ def require_explains(method: Method) -> None:
 
     can = [name for name in METHODS if load_method(name).complements is not Method.complements]
     rule = "be one that says what each modality adds to another"
+    if method.matches:
+        do = "For maps of where its sentences point, type comodal match RUN --out DIR, with --subject ID for a case"
+        raise ConfigError(message("RUN's method", rule, type(method).__name__, do=do))
     do = f"Train one of these on several images, with messages: {', '.join(can)}" if can else "No method of this version does"
     raise ConfigError(message("RUN's method", rule, type(method).__name__, do=do))

@@ -171,7 +171,7 @@ def windows_of(problem: Problem, case: PreparedCase, overlap: float) -> Windows 
     return Windows(shape, window, starts, torch.from_numpy(gaussian_weights(window, overlapping)))
 
 
-def _sample(problem: Problem, case: PreparedCase, subset: Subset, *, start: Place | None) -> Sample:
+def sample_of(problem: Problem, case: PreparedCase, subset: Subset, *, start: Place | None = None) -> Sample:
     """A case with exactly the modalities of `subset`; nothing of another modality is touched.
 
     With `start`, images of the segmentation's grid are seen through that window; all others in the middle.
@@ -196,7 +196,7 @@ def batches_of(problem: Problem, case: PreparedCase, subset: Subset, *, windows:
     """The windows of a case in their order, `size` at a time, with exactly the modalities of `subset`; all on the CPU."""
     starts: Sequence[Place | None] = [None] if windows is None else windows.starts
     for first in range(0, len(starts), size):
-        samples = [_sample(problem, case, subset, start=start) for start in starts[first : first + size]]
+        samples = [sample_of(problem, case, subset, start=start) for start in starts[first : first + size]]
         yield collate(samples, problem.modalities, patch=problem.patches)
 
 

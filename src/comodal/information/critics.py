@@ -27,6 +27,11 @@ class Critic(nn.Module):
     A subclass gives `encode_x`, `encode_y` and `pair`; where scores of single pairs have a plainer form, also `forward`.
     """
 
+    @property
+    def leaves_out_unused(self) -> bool:
+        """Whether items x none of whose scores gets a gradient cost `pair` nothing in the backward pass, and little memory."""
+        return False
+
     def encode_x(self, x: Tensor) -> Tensor:
         """(..., A, D) to what `pair` takes for x."""
         raise NotImplementedError(f"{type(self).__name__}.encode_x")
@@ -184,6 +189,11 @@ class ConcatCritic(Critic):
             raise ConfigError(message("ConcatCritic.hidden", "have at least one layer", "none", do="Use BilinearCritic"))
         self.x_features, self.hidden, self.memory = x_features, tuple(hidden), memory
         self.layers = mlp([x_features + y_features, *hidden, 1])
+
+    @property
+    def leaves_out_unused(self) -> bool:
+        """With two hidden layers, see `split`."""
+        return len(self.hidden) == 2
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores (...) of single pairs, by concatenation."""

@@ -79,6 +79,25 @@ def group_numbers(labels: Iterable[str | bytes], *, device: torch.device | str =
     return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
+def word_numbers(ids: Tensor, attention: Tensor) -> Tensor:
+    """Numbers for sequences of tokens: equal words, equal numbers, however far they are padded.
+
+    Args:
+        ids: (S, L) int64.
+        attention: (S, L) bool, True where there is a token.
+
+    Returns:
+        (S,) int64, see `group_numbers`.
+
+    >>> ids = torch.tensor([[2, 5, 0], [2, 5, 9], [2, 5, 9]])
+    >>> a, b, c = word_numbers(ids, torch.tensor([[True, True, False], [True, True, False], [True, True, True]]))
+    >>> bool(a == b), bool(a == c)
+    (True, False)
+    """
+    rows = zip(ids.cpu().numpy(), attention.cpu().numpy(), strict=True)
+    return group_numbers([row[seen].tobytes() for row, seen in rows], device=ids.device)
+
+
 def same_group(rows: Sequence[Tensor], columns: Sequence[Tensor], *, shape: tuple[int, int]) -> Tensor:
     """Which pairs are of one group in any of several groupings.
 

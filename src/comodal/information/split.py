@@ -11,7 +11,9 @@ its hidden layer in the backward pass. With h = relu(p_x + p_y), z = W h + b, s 
     d L / d w_k = sum over pairs of dL/ds m_k z_k = W_k . G_k + b_k g_k with g = sum over pairs of dL/ds m,
 
 so that all that is kept per pair is one bit per hidden unit; h is an addition and is made again. Every product with W is done
-once forward and twice backward, as in a plain backward pass, and the memory is that of one block and of the bits.
+once forward and twice backward, as in a plain backward pass, and the memory is that of one block and of the bits. Items x none
+of whose scores gets a gradient are left out of the backward pass: where most scores only serve to choose a few, these cost no
+more than they would alone.
 `blocked_pairs` serves any other tail: torch's checkpoint keeps nothing of a block and evaluates it again.
 
 Axis letters: L leading (locations), A items x, C items y, H hidden units of the first layer, K of the second.
@@ -23,10 +25,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 MIB = 1024**2
+_GATHERING = 0x0102040810204080  # times eight bytes that are 0 or 1: their bits are those of the highest byte of the product
 Block = tuple[slice, slice, slice]
 
 
@@ -100,23 +103,32 @@ class _ReluPairs(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: a second derivative would silently be incomplete
             raise RuntimeError("relu_pairs can be differentiated once; for a gradient penalty score pairs by critic(x, y).")
         x, y, weight, bias, last, signs = ctx.saved_tensors
+        flows, shape = upstream[0], ctx.shape
+        used = flows.ne(0).any(dim=2).any(dim=0).nonzero().flatten()  # (A',); NaN is not 0
+        if len(used) < shape[1]:
+            x, signs, flows = x[:, used], signs[:, used], flows[:, used]
+            shape = (shape[0], len(used), shape[2])
         wide = torch.promote_types(weight.dtype, torch.float32)
         grad_x, grad_y = (torch.zeros(t.shape, dtype=wide, device=t.device) for t in (x, y))
         outer, total = (torch.zeros(t.shape, dtype=wide, device=t.device) for t in (weight, bias))
         scaled = last[:, None] * weight  # (K, H)
         to_items, to_weights = any(ctx.needs_input_grad[:2]), any(ctx.needs_input_grad[2:5])
-        for block in blocks(ctx.shape, ctx.pairs):
+        table = _patterns(weight)
+        for block in blocks(shape, ctx.pairs):
             hidden = _first_layer(x, y, block)  # (pairs, H)
-            flow = upstream[0][block].to(weight.dtype).reshape(-1, 1)
-            masked = _unpacked(signs[block].reshape(len(flow), -1), len(weight), weight.dtype).mul_(flow)  # (pairs, K)
+            flow = flows[block].to(weight.dtype).reshape(-1, 1)
+            masked = nn.functional.embedding(signs[block].reshape(len(flow), -1).int(), table).flatten(1)
+            masked = masked[:, : len(weight)].mul_(flow)  # (pairs, K)
             if to_weights:
                 outer += masked.t() @ hidden  # G
                 total += masked.sum(0, dtype=wide)  # g
             if to_items:
                 back = torch.ops.aten.threshold_backward(masked @ scaled, hidden, 0)
-                back = back.view(*upstream[0][block].shape, -1)  # (l, a, c, H)
+                back = back.view(*flows[block].shape, -1)  # (l, a, c, H)
                 grad_x[block[0], block[1]] += back.sum(2, dtype=wide)
                 grad_y[block[0], block[2]] += back.sum(1, dtype=wide)
+        if len(used) < ctx.shape[1]:
+            grad_x = grad_x.new_zeros(ctx.shape[0], ctx.shape[1], grad_x.shape[2]).index_copy_(1, used, grad_x)
         w = last.to(wide)
         grads = [grad_x, grad_y, w[:, None] * outer, w * total, (weight.to(wide) * outer).sum(1) + bias.to(wide) * total]
         asked = zip(grads, ctx.kinds, ctx.needs_input_grad, strict=False)
@@ -130,24 +142,15 @@ def _first_layer(x: Tensor, y: Tensor, block: Block) -> Tensor:
 
 
 def _packed(signs: Tensor) -> Tensor:
-    """(pairs, K) bool to (pairs, K / 8) bytes: bit k of byte j is unit k K/8 + j, so that only whole slices are touched."""
-    bits = signs.view(torch.uint8)
-    width = -(-bits.shape[1] // 8)
-    bytes_ = bits[:, :width].clone()
-    for k in range(1, 8):
-        part = bits[:, k * width : (k + 1) * width]
-        bytes_[:, : part.shape[1]] |= part << k
-    return bytes_
+    """(pairs, K) bool to (pairs, K / 8) bytes, eight neighbours in each, in an order that `_patterns` finds out."""
+    eight = nn.functional.pad(signs, (0, -signs.shape[1] % 8)).view(torch.int64)  # a bool is a byte that is 0 or 1
+    return ((eight * _GATHERING) >> 56).to(torch.uint8)
 
 
-def _unpacked(bytes_: Tensor, units: int, kind: torch.dtype) -> Tensor:
-    """(pairs, K / 8) bytes back to (pairs, K) of 0 and 1."""
-    signs = torch.empty(len(bytes_), units, dtype=kind, device=bytes_.device)
-    width = bytes_.shape[1]
-    for k in range(8):
-        part = signs[:, k * width : (k + 1) * width]
-        part.copy_((bytes_[:, : part.shape[1]] >> k) & 1)
-    return signs
+def _patterns(like: Tensor) -> Tensor:
+    """(256, 8): the eight numbers 0 or 1 that were packed into each byte."""
+    every = (torch.arange(256, device=like.device)[:, None] >> torch.arange(8, device=like.device)) & 1
+    return torch.empty_like(every, dtype=like.dtype).index_copy_(0, _packed(every > 0)[:, 0].long(), every.to(like.dtype))
 
 
 def blocked_pairs(x: Tensor, y: Tensor, tail: Callable[[Tensor], Tensor], *, width: int, memory: float | None = None) -> Tensor:

@@ -147,6 +147,42 @@ METHODS: dict[str, Entry] = {
         citation="Mallya, Hamarneh (2022). Deep Multimodal Guidance for Medical Image Classification. MICCAI, "
         "arXiv:2203.05683.",
     ),
+    "cmim-class": Entry(
+        path="comodal.methods.cmim_class:CMIMClass",
+        summary="Encoders of images and reports that share mutual information; a head for each and one for several (CMIM).",
+        tasks=("classification",),
+        at_training="two or more images and reports; those that a case has",
+        at_test="any non-empty subset",
+        citation="Sylvain, Dutil, Berthier, Di Jorio, Luck, Hjelm, Bengio (2021). CMIM: Cross-Modal Information Maximization "
+        "for Medical Imaging. ICASSP, arXiv:2010.10593.",
+    ),
+    "tienet": Entry(
+        path="comodal.methods.tienet:TieNet",
+        summary="An image and its report classified together; where there is no report it writes one first (TieNet).",
+        tasks=("classification",),
+        at_training="images, and reports of some of them",
+        at_test="the image, with or without its report",
+        citation="Wang, Peng, Lu, Lu, Summers (2018). TieNet: Text-Image Embedding Network for Common Thorax Disease "
+        "Classification and Reporting in Chest X-rays. CVPR, arXiv:1801.04334.",
+    ),
+    "local-mi": Entry(
+        path="comodal.methods.local_mi:LocalMI",
+        summary="Regions of an image and sentences of its report tell of each other (local MI); then a classifier of images.",
+        tasks=("classification",),
+        at_training="an image and a report, in pairs; labelled images",
+        at_test="the image alone",
+        citation="Liao, Moyer, Cha, Quigley, Berkowitz, Horng, Golland, Wells (2021). Multimodal Representation Learning via "
+        "Maximization of Local Mutual Information. MICCAI, arXiv:2103.04537.",
+    ),
+    "convirt": Entry(
+        path="comodal.methods.convirt:ConVIRT",
+        summary="An image and its report are pulled together among those of the batch (ConVIRT); then a classifier of images.",
+        tasks=("classification",),
+        at_training="an image and a report, in pairs; labelled images",
+        at_test="the image alone",
+        citation="Zhang, Jiang, Miura, Manning, Langlotz (2020). Contrastive Learning of Medical Visual Representations from "
+        "Paired Images and Text. MLHC 2022, arXiv:2010.00747.",
+    ),
 }
 
 

@@ -60,7 +60,7 @@ class Classifier(Method):
     def requires(self) -> Requirements:
         """Classification from all that it was built for."""
         every = self.problem.names
-        return Requirements(("classification",), ("image", "bag", "features"), at_training=every, at_test=every)
+        return Requirements(("classification",), ("image", "bag", "features", "text"), at_training=every, at_test=every)
 
     @property
     def together(self) -> tuple[tuple[str, ...], ...]:

@@ -140,7 +140,7 @@ class Guidance(Method):
     @property
     def requires(self) -> Requirements:
         """Classification; both roles in training, one at test."""
-        kinds = ("image", "bag", "features")
+        kinds = ("image", "bag", "features", "text")
         at_test = None if self.config.partial and self.config.read_out != "both" else self._needed
         return Requirements(("classification",), kinds, at_training=self.problem.names, at_test=at_test)
 

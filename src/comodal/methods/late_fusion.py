@@ -112,7 +112,7 @@ class LateFusion(Method):
         """Classification; at test everything where absent modalities are refused."""
         every = self.problem.names
         at_test = every if self.config.absent == "refuse" else None
-        return Requirements(("classification",), ("image", "bag", "features"), at_training=every, at_test=at_test)
+        return Requirements(("classification",), ("image", "bag", "features", "text"), at_training=every, at_test=at_test)
 
     @property
     def encoded_by(self) -> tuple[str, ...]:

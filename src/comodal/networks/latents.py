@@ -1,4 +1,4 @@
-"""One latent for each modality of a case, whatever its kind: images, bags of pictures or vectors, feature vectors.
+"""One latent for each modality of a case, whatever its kind: images, bags of pictures or vectors, feature vectors, reports.
 
 An absent row has a latent of zeros and is never put through a network, so that no running statistic sees it.
 
@@ -14,18 +14,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from comodal.batch import Batch
+from comodal.batch import Batch, Text
 from comodal.errors import ConfigError, message, nearest
-from comodal.method import MethodConfig, Problem
+from comodal.method import Problem
 from comodal.modality import Modality
 from comodal.networks.encoders import ImageEncoder, Norm, Slices
 from comodal.networks.pooling import GatedAttention
+from comodal.networks.texts import TextConfig, TextEncoder, text_encoder, text_pretrained
 
 Fusion = Literal["latents", "channels"]
 
 
-class EncoderConfig(MethodConfig):
-    """Settings of encoders that several methods share."""
+class EncoderConfig(TextConfig):
+    """Settings of encoders that several methods share; those of reports are counted only where a modality is text."""
 
     encoder: str | dict[str, str] = Field(
         "resnet18", description="of images and tiles: a name, or {modality: name}; see docs/encoders.md"
@@ -104,12 +105,12 @@ class Latents(nn.Module):
         size: Of all latents side by side.
 
     Raises:
-        ConfigError: A kind that has no encoder, or images that cannot be channels of one.
+        ConfigError: An encoder that there is not, or images that cannot be channels of one.
     """
 
     def __init__(self, problem: Problem, names: Sequence[str], config: EncoderConfig, *, fusion: Fusion = "latents") -> None:
         super().__init__()
-        self.names, self.fusion = tuple(names), fusion
+        self.names, self.fusion, self.config = tuple(names), fusion, config
         modalities = [problem.modality(name) for name in names]
         self.kinds = {m.name: m.kind for m in modalities}
         encoders = config.encoder if isinstance(config.encoder, dict) else dict.fromkeys(names, config.encoder)
@@ -149,7 +150,7 @@ class Latents(nn.Module):
             prefix: Under which these encoders are in the method, e.g. "encoder".
 
         Returns:
-            The prefix of the image encoder of each.
+            The prefix of the image encoder of each; with those of the encoders of reports, whose settings say where theirs are.
 
         Raises:
             ConfigError: A modality that has no encoder of images.
@@ -165,6 +166,9 @@ class Latents(nn.Module):
                 rule, do = "name modalities with an encoder of images", f"Encoders of images here: {', '.join(have) or 'none'}"
                 raise ConfigError(message("method.pretrained", rule, repr(name), do=do))
             found[f"{prefix}.encoders.{name}" + (".items" if tiles else "")] = source
+        for name, encoder in self.encoders.items():
+            if isinstance(encoder, TextEncoder):
+                found |= text_pretrained(self.config, f"{prefix}.encoders.{name}")
         return found
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
@@ -184,11 +188,15 @@ class Latents(nn.Module):
 
     def _one(self, batch: Batch, name: str) -> Tensor:
         rows, encoder = batch.is_present(name), self.encoders[name]
+        if isinstance(encoder, TextEncoder):
+            text = batch.text(name)
+            found = encoder.report(Text(text.ids[rows], text.attention[rows]))[0]
+            return found.new_zeros(len(rows), encoder.features).index_put((rows,), found)
         if self.kinds[name] != "bag":
             value = batch.image(name) if self.kinds[name] == "image" else batch.vector(name)
             return _rows(encoder, value, rows, self.sizes[name])
         bag = batch.bag(name)
-        found: Tensor = encoder(bag.items, bag.valid)[0]
+        found = encoder(bag.items, bag.valid)[0]
         return torch.where(rows[:, None], found, 0.0)
 
     def join(self, latents: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
@@ -223,15 +231,14 @@ def _image_encoder(problem: Problem, name: str, config: EncoderConfig, encoder: 
 
 def _encoder(
     problem: Problem, modality: Modality, config: EncoderConfig, encoder: str
-) -> ImageEncoder | VectorEncoder | BagEncoder:
+) -> ImageEncoder | VectorEncoder | BagEncoder | TextEncoder:
     if modality.kind == "image":
         return _image_encoder(problem, modality.name, config, encoder, channels=modality.channels)
     if modality.kind == "features":
         return VectorEncoder(modality, config.vector)
     if modality.kind == "bag":
         return BagEncoder(modality, config, encoder)
-    rule, do = "be an image, a bag or a feature vector here", "Leave it out of data.modalities"
-    raise ConfigError(message("modality", rule, modality.kind, modality=modality.name, do=do))
+    return text_encoder(problem.vocabulary, config)
 
 
 def _check_channels(modalities: Sequence[Modality]) -> None:

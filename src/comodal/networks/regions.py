@@ -53,6 +53,8 @@ class RegionEncoder(ImageEncoder):
         spatial_dims: Of the image.
         channels: Of the image.
         fold: Places along each axis of the lower map that are one region; None: as the table says.
+        tiles: Parts along each axis of the image that the lower blocks see each by itself, so that a region holds nothing of
+            the others; 0: the whole image, where a place of the map sees far around itself.
         norm: As `ImageEncoder`.
         patch: Size of the image; () where it is not known.
         modality: For messages.
@@ -72,15 +74,16 @@ class RegionEncoder(ImageEncoder):
         channels: int,
         *,
         fold: int | None = None,
+        tiles: int = 0,
         norm: Norm = "batch",
         patch: Sequence[int] = (),
         modality: str | None = None,
     ) -> None:
-        super().__init__(name, spatial_dims, channels, norm=norm, patch=patch, modality=modality)
+        super().__init__(name, spatial_dims, channels, norm=norm, patch=_sides(patch, tiles, modality), modality=modality)
         if name not in PARTED:
             do = f"Choose one of {', '.join(PARTED)}"
             raise ConfigError(message("method.encoder", "have regions", repr(name), do=do, modality=modality))
-        self.parts, self.spatial_dims = PARTED[name], spatial_dims
+        self.parts, self.spatial_dims, self.tiles = PARTED[name], spatial_dims, tiles
         self.fold = self.parts.fold if fold is None else fold
         with torch.no_grad():
             lower, last = (self._channels(names) for names in (self.parts.low, self.parts.last))
@@ -97,12 +100,18 @@ class RegionEncoder(ImageEncoder):
         """Parameter prefixes of the last block, within this module."""
         return tuple(f"network.{name}" for name in self.parts.last)
 
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, *spatial) to (B, F)."""
+        return self.whole(self.last(self.low(images)))
+
     def low(self, images: Tensor) -> Tensor:
         """(B, C, *spatial) to the map of the lower blocks (B, C', *coarse)."""
-        self._check_sides(images.shape[2:])
+        sides = _sides(images.shape[2:], self.tiles, self.modality)
+        self._check_sides(sides)
+        parts = _cut(images, self.tiles) if self.tiles else images
         for name in self.parts.low:
-            images = self._part(name)(images)
-        return images
+            parts = self._part(name)(parts)
+        return _joined(parts, self.tiles, len(images)) if self.tiles else parts
 
     def last(self, low: Tensor) -> Tensor:
         """The map of the lower blocks to that of the last one."""
@@ -140,3 +149,27 @@ class RegionEncoder(ImageEncoder):
         kinds = (nn.Conv2d, nn.Conv3d)
         blocks = list(self._part(names[-1]).children())
         return next(m.out_channels for m in reversed(list(blocks[-1].modules())) if isinstance(m, kinds))
+
+
+def _sides(sides: Sequence[int], tiles: int, modality: str | None) -> tuple[int, ...]:
+    """What the lower blocks see at a time: the sides of the image, or of one of its tiles."""
+    if tiles and any(side % tiles for side in sides):
+        rule, do = f"be a multiple of method.tiles ({tiles}) along each axis", "Change data.patch or method.tiles"
+        raise ConfigError(message("data.patch", rule, " x ".join(map(str, sides)), do=do, modality=modality))
+    return tuple(side // tiles if tiles else side for side in sides)
+
+
+def _cut(images: Tensor, tiles: int) -> Tensor:
+    """(B, C, *spatial) to its tiles (B tiles^dims, C, *part), the last axis fastest."""
+    dims = images.ndim - 2
+    split = images.reshape(*images.shape[:2], *(part for side in images.shape[2:] for part in (tiles, side // tiles)))
+    places, inner = [2 + 2 * axis for axis in range(dims)], [3 + 2 * axis for axis in range(dims)]
+    return split.permute(0, *places, 1, *inner).flatten(0, dims)
+
+
+def _joined(maps: Tensor, tiles: int, count: int) -> Tensor:
+    """Maps of tiles (B tiles^dims, C, *part) side by side again (B, C, *coarse)."""
+    dims = maps.ndim - 2
+    wide = maps.reshape(count, *[tiles] * dims, *maps.shape[1:])  # (B, t, t, C, x, y)
+    order = [axis for pair in zip(range(1, 1 + dims), range(2 + dims, 2 + 2 * dims), strict=True) for axis in pair]
+    return wide.permute(0, 1 + dims, *order).reshape(count, maps.shape[1], *(tiles * side for side in maps.shape[2:]))

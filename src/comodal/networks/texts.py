@@ -15,10 +15,12 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from comodal.batch import Text
 from comodal.errors import ConfigError, message, nearest
 from comodal.method import MethodConfig
+from comodal.networks.published_texts import build_network, sizes_of
 
 Pool = Literal["max", "mean"]
 Output = Literal["cls", "pooler", "mean"]
@@ -35,13 +37,25 @@ TEXTS = ("cnn", *BERTS)
 class TextConfig(MethodConfig):
     """Settings of encoders of reports that several methods share."""
 
-    text: str = Field("cnn", description="encoder of reports: cnn, bert-128x2, bert-256x4, bert-base; see docs/texts.md")
+    text: str = Field(
+        "cnn",
+        description="encoder of reports: cnn, bert-128x2, bert-256x4, bert-base, minilm, a folder, owner/name on the hub; see "
+        "docs/texts.md",
+    )
+    text_sizes: dict[str, Any] = Field({}, description="of a published encoder: read from its config.json, nothing to fill in")
     text_output: Output = Field("cls", description="of a BERT: its first token, that through the pooler, or the mean of tokens")
     text_pool: Pool = Field("max", description="of the cnn: over the words of a sequence")
     words: int = Field(300, ge=1, description="size of the cnn's word vectors")
+    vectors: str | None = Field(None, description="file of word vectors for the cnn, in the text format of GloVe")
+    tune_vectors: bool = Field(False, description="train the word vectors of that file further; false keeps them as they are")
     text_channels: int = Field(512, ge=1, description="channels of the cnn")
     text_blocks: int = Field(2, ge=0, description="residual blocks of the cnn")
     text_dropout: float = Field(0.1, ge=0, lt=1, description="within the encoder of reports")
+
+
+def is_published(config: TextConfig) -> bool:
+    """Whether the encoder of reports is somebody's: a folder, an id on the hub, or one that a package ships."""
+    return config.text not in TEXTS
 
 
 class TextEncoder(nn.Module):
@@ -51,11 +65,13 @@ class TextEncoder(nn.Module):
         features: F of a sequence.
         local_features: F' of a token.
         longest: Most tokens of a sequence; what is beyond is not read.
+        nonnegative: Whether no feature can be negative.
     """
 
     features: int
     local_features: int
     longest: int = 512
+    nonnegative: bool = False
 
     def forward(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Sequences to features.
@@ -121,28 +137,58 @@ def as_one(text: Text) -> tuple[Tensor, Tensor]:
     first = text.attention.any(dim=2).long().cumsum(dim=1) <= 1  # up to the first sentence that there is
     kept[:, :, 0] &= first
     ids, kept = text.ids.flatten(1), kept.flatten(1)
-    order = torch.argsort((~kept).long(), dim=1, stable=True)[:, : max(int(kept.sum(dim=1).max()), 1)]
+    longest = max(kept.sum(dim=1).tolist(), default=1)
+    order = torch.argsort((~kept).long(), dim=1, stable=True)[:, : max(longest, 1)]
     attention = kept.gather(1, order)
     return torch.where(attention, ids.gather(1, order), 0), attention
+
+
+class WordVectors(nn.Module):
+    """A table of word vectors. What stays as it is, is a buffer: no stage trains it, and weights of a run hold it all the same.
+
+    Args:
+        vocabulary: Number of token ids.
+        size: Of a vector.
+        frozen: Whether the vectors stay as they are.
+    """
+
+    def __init__(self, vocabulary: int, size: int, *, frozen: bool = False) -> None:
+        super().__init__()
+        weight = torch.randn(vocabulary, size)
+        weight[0] = 0.0  # padding
+        self.weight: Tensor
+        if frozen:
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = nn.Parameter(weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) int64 to (..., F)."""
+        found: Tensor = F.embedding(ids, self.weight, padding_idx=0)
+        return found
 
 
 class TextCNN(TextEncoder):
     """Word vectors, a layer on each word, residual blocks of convolutions along the words, and a maximum or mean over them.
 
     The residual text CNN of CMIM, Sylvain et al. (2021), whose reference is very probably Zhang et al. (2017), Deconvolutional
-    Paragraph Representation Learning; layers and sizes are not published. Deviation: layer normalisation of each word in the
-    place of batch normalisation, so that neither padding nor the other reports of a batch change a result.
+    Paragraph Representation Learning; layers and sizes are not published. Word vectors of a file stay as they are, as in the
+    paper (`config.vectors`); without a file they are learned. Deviation: layer normalisation of each word in the place of batch
+    normalisation, so that neither padding nor the other reports of a batch change a result.
 
     Args:
         vocabulary: Number of token ids.
         config: Sizes.
     """
 
+    nonnegative = True
+
     def __init__(self, vocabulary: int, config: TextConfig) -> None:
         super().__init__()
         self.features = self.local_features = size = config.text_channels
         self.pool = config.text_pool
-        self.vectors = nn.Embedding(vocabulary, config.words, padding_idx=0)
+        frozen = config.vectors is not None and not config.tune_vectors
+        self.vectors = WordVectors(vocabulary, config.words, frozen=frozen)
         self.first = nn.Linear(config.words, size)
         self.blocks = nn.ModuleList(_Block(size, config.text_dropout) for _ in range(config.text_blocks))
 
@@ -172,35 +218,36 @@ class _Block(nn.Module):
         for place, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             hidden = norm(convolution(hidden.transpose(1, 2)).transpose(1, 2))
             hidden = torch.where(there, hidden if place else hidden.relu(), 0.0)
-        return (words + self.dropout(hidden)).relu()
+        added: Tensor = words + self.dropout(hidden)
+        return added.relu()
 
 
 class Bert(TextEncoder):
-    """A BERT of transformers, with random weights until a stage trains it or weights are loaded.
+    """A BERT of transformers or a relative of it, with random weights until a stage trains it or weights are loaded.
 
     Args:
         vocabulary: Number of token ids.
-        sizes: Of `BertConfig`.
+        sizes: "family" (bert where it is not said; see `comodal.networks.published_texts`) and what makes it; of "vocab_size"
+            there may be more than ids.
         output: What stands for a sequence: the state of its first token (the [CLS] of Liao et al. 2021), that through the
             pooler (as their code has it), or the mean over tokens.
         dropout: Within.
 
     Raises:
-        ConfigError: transformers is not installed.
+        ConfigError: transformers is not installed, the family has no pooler, or fewer vectors than ids.
     """
 
     def __init__(self, vocabulary: int, sizes: Mapping[str, Any], *, output: Output = "cls", dropout: float = 0.1) -> None:
         super().__init__()
-        try:
-            from transformers import BertConfig, BertModel
-        except ImportError:
-            do = "Install comodal[text], or set method.text to cnn"
-            raise ConfigError(message("method.text", "be one that is installed", "bert without transformers", do=do)) from None
-        settings = BertConfig(vocab_size=vocabulary, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **sizes)
+        known = int(sizes.get("vocab_size", vocabulary))
+        if vocabulary > known:
+            rule, do = f"be those of the tokenizer of this encoder, at most {known}", "Leave data.tokenizer at auto"
+            raise ConfigError(message("method.text: token ids", rule, vocabulary, do=do))
+        built = build_network({**sizes, "vocab_size": known}, pooler=output == "pooler", dropout=dropout)
         self.output = output
-        self.model: Any = BertModel(settings, add_pooling_layer=output == "pooler")
-        self.features = self.local_features = int(settings.hidden_size)
-        self.longest = int(settings.max_position_embeddings)
+        self.model: Any = built[0]
+        self.features = self.local_features = built[1]
+        self.longest = built[2]
 
     def forward(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """See `TextEncoder.forward`."""
@@ -224,8 +271,29 @@ def text_encoder(vocabulary: int, config: TextConfig) -> TextEncoder:
     Raises:
         ConfigError: No such encoder, or transformers is not installed.
     """
+    if config.vectors is not None and config.text != "cnn":
+        do = "Leave method.vectors out, or set method.text to cnn"
+        raise ConfigError(message("method.vectors", "be given with the encoder that has word vectors, cnn", config.text, do=do))
     if config.text == "cnn":
         return TextCNN(vocabulary, config)
-    if config.text not in BERTS:
+    if config.text in BERTS:
+        return Bert(vocabulary, BERTS[config.text], output=config.text_output, dropout=config.text_dropout)
+    if config.text_sizes.get("source") != config.text:
         raise ConfigError(message("method.text", "be a known encoder", repr(config.text), do=nearest(config.text, TEXTS)))
-    return Bert(vocabulary, BERTS[config.text], output=config.text_output, dropout=config.text_dropout)
+    sizes = sizes_of(config.text_sizes, config.text)
+    return Bert(vocabulary, sizes, output=config.text_output, dropout=config.text_dropout)
+
+
+def text_pretrained(config: TextConfig, prefix: str) -> dict[str, str]:
+    """What `Method.pretrained` says of an encoder of reports.
+
+    Args:
+        config: The one that it was built from.
+        prefix: Its name in the method, "text".
+
+    Returns:
+        {prefix of the network of a published encoder, or of the table of word vectors: where the weights are}; {} without.
+    """
+    if is_published(config):
+        return {f"{prefix}.model": config.text}
+    return {} if config.vectors is None else {f"{prefix}.vectors": config.vectors}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from comodal.evaluation import curves
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.curves import Confusion, wilson
-from comodal.evaluation.metrics import name_parts
+from comodal.evaluation.metrics import name_parts, threshold
 from comodal.evaluation.results import CaseResult, Results
 from comodal.evaluation.statistics import RESAMPLES
 from comodal.evaluation.table import Cell, StudyRow, StudyTable
@@ -101,26 +101,34 @@ def _shown(groups: Mapping[str, Sequence[RunRecord]], table: StudyTable, split: 
         row = figure_row(table, method, f"accuracy/{target.name}") if method in table.methods else None
         if row is None:
             continue
-        results = [_of_row(record.results[split], row) for record in runs if split in record.results]
+        results = [of_row(record.results[split], row.present) for record in runs if split in record.results]
         cases = [case for result in results for case in result.cases if target.name in (case.targets or {})]
         size = {len((case.probabilities or {}).get(target.name, ())) for case in cases}
         if size == {len(target.classes)}:
-            found.append(Shown(method, row, cases, _cells(results, target), look))
+            found.append(Shown(method, row, cases, target_cells(results, target.name), look))
     return found
 
 
-def _of_row(result: Results, row: StudyRow) -> Results:
-    """A result with one row of its table alone."""
-    present = frozenset(row.present)
-    subsets = tuple(one for one in result.subsets if frozenset(one.present) == present)
+def of_row(result: Results, present: Sequence[str]) -> Results:
+    """A result with one row of its table alone. present: the modalities of the row."""
+    kept = frozenset(present)
+    subsets = tuple(one for one in result.subsets if frozenset(one.present) == kept)
     return result.model_copy(
-        update={"subsets": subsets, "cases": tuple(case for case in result.cases if frozenset(case.present) == present)}
+        update={"subsets": subsets, "cases": tuple(case for case in result.cases if frozenset(case.present) == kept)}
     )
 
 
-def _cells(results: Sequence[Results], target: Target) -> Mapping[str, Cell]:
-    """{metric: number} of one target in results of one row each."""
-    names = {name for result in results for name in result.metric_names if name_parts(name)[1] == target.name}
+def target_cells(results: Sequence[Results], target: str) -> Mapping[str, Cell]:
+    """All numbers of one target, those of single classes included.
+
+    Args:
+        results: One for each run, of one row each.
+        target: Name.
+
+    Returns:
+        {metric: number}.
+    """
+    names = {name for result in results for name in result.metric_names if name_parts(name)[1] == target}
     # A single run brings its intervals along; of several, resamples are averaged over the runs.
     table = combine({"": results}, metrics=names, resamples=RESAMPLES if len(results) > 1 else 2)
     return table.rows[0].cells[""] if table.rows else {}
@@ -248,7 +256,31 @@ def _class_rows(target: Target, shown: Sequence[Shown], matrices: Sequence[Confu
             keys = [name if i == 0 else "", "" if n == above else n, *([one.method] if several else [])]
             rows.append((*keys, *(cell or "–" for cell in cells)))
             above = n
-    return rows
+    return [*rows, *_threshold_rows(target, shown, width=len(heads))]
+
+
+def _threshold_rows(target: Target, shown: Sequence[Shown], *, width: int) -> Iterator[tuple[str, ...]]:
+    """Of ordinal classes, the area of each class and all above it against those below."""
+    for k in range(1, len(target.classes)):
+        name, above = f"AUROC/{target.name}/{threshold(k)}", ""
+        for i, one in enumerate(shown):
+            cell = one.cells.get(name, Cell("not run"))
+            if cell.state != "value":
+                continue
+            n = f"{cell.n_pos} of {cell.n}"
+            keys = (at_least_text(target.classes[k]) if i == 0 else "", "" if n == above else n)
+            row = (*keys, *([one.method] if len(shown) > 1 else []), one.value(name))
+            yield (*row, *["–"] * (width - len(row)))
+            above = n
+
+
+def at_least_text(name: str) -> str:
+    """A class and all above it, in words.
+
+    >>> at_least_text("interstitial edema")
+    'interstitial edema or above'
+    """
+    return f"{name} or above"
 
 
 def _areas(target: Target) -> Sequence[int]:

@@ -12,11 +12,14 @@ from comodal.reporting.about import Facts, facts
 from comodal.reporting.record import read_run
 from comodal.reporting.tables import PlainTable, p_text
 from comodal.study.guidance import GuidanceReproduction
+from comodal.study.reports import ReportsReproduction
 from comodal.study.reproducing import Line, Reproduction
 from comodal.study.shapes import ShapesReproduction
 from comodal.study.variants import VariantReproduction
 
-AnyReproduction: TypeAlias = Reproduction | VariantReproduction | ShapesReproduction | GuidanceReproduction
+AnyReproduction: TypeAlias = (
+    Reproduction | VariantReproduction | ShapesReproduction | GuidanceReproduction | ReportsReproduction
+)
 
 _NONE = "–"
 _BUDGET = ("method", "seed", "parameters", "steps", "time", "kept at validation")
@@ -107,10 +110,12 @@ def comparable(found: AnyReproduction) -> str:
         what = "published numbers" if found.table.printed else "published figure"
     if isinstance(found, GuidanceReproduction):
         what = "published numbers" if found.table.printed else "references"
+    if isinstance(found, ReportsReproduction):
+        what = "published numbers"
     if found.synthetic:
         return f"Ours is synthetic; not comparable with the {what}: only the order of methods may be compared."
     data, count = found.table.data, f"{found.cases} of {found.table.cases} cases"
-    if found.same_data and isinstance(found, GuidanceReproduction) and found.official:
+    if found.same_data and isinstance(found, GuidanceReproduction | ReportsReproduction) and found.official:
         return f"Ours is of {data} ({found.cases} cases), on its own division."
     if found.same_data:
         return f"Ours is of {data} ({found.cases} cases), but of another split than the {what}."
@@ -167,7 +172,7 @@ def ours_text(found: AnyReproduction, about: Facts) -> str:
     split = f"{'one split' if len(drawn) == 1 else f'{len(drawn)} splits'} by patient ({told})"
     if config.folds is not None:
         split = f"folds {', '.join(map(str, config.folds))} of {config.splits.folds} by patient ({told})"
-    if isinstance(found, GuidanceReproduction) and found.official:
+    if isinstance(found, GuidanceReproduction | ReportsReproduction) and found.official:
         split = "the cohort's own split"
     parts = [known.get("Cohort", found.cohort), split, known.get("Cases", ""), f"evaluated on: {config.split}"]
     parts += [f"seed{'s' if len(config.seeds) > 1 else ''} {seeds}", known.get("The networks see", "")]

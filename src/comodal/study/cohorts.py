@@ -20,13 +20,16 @@ from comodal.errors import ConfigError, UserError, message, nearest
 from comodal.training.events import Clock, Emit, Progress, silent
 
 
-def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Emit = silent) -> Path:
+def write_phantom(
+    name: str, out: Path, settings: Mapping[str, Any], *, options: Mapping[str, Any] | None = None, emit: Emit = silent
+) -> Path:
     """Writes a phantom and indexes it; see `comodal.api.phantom`.
 
     Args:
         name: Key of PHANTOMS.
         out: Folder; the files go into `out/files`, the cohort beside it.
         settings: Of the phantom; None takes its default.
+        options: Of the layout that indexes it, beside those that it needs.
         emit: Listener.
 
     Returns:
@@ -47,7 +50,8 @@ def write_phantom(name: str, out: Path, settings: Mapping[str, Any], *, emit: Em
     config = validated(schema, given, f"phantom {name}")
     write(out / "files", config, on_progress=progress)
     root = out / "files" / phantoms.PHANTOMS[name].table
-    cohort = data.index(phantoms.layout_of(name, config), root, phantoms.options_of(name, config))
+    told = {**phantoms.options_of(name, config), **(options or {})}
+    cohort = data.index(phantoms.layout_of(name, config), root, told)
     meta = cohort.meta.model_copy(update={"notes": list(dict.fromkeys([*cohort.meta.notes, _note(name)]))})
     made = Cohort.build(meta, cohort.cases, cohort.root)
     if (out / "cohort.csv").is_file() and Cohort.load(out / "cohort.csv") != made:

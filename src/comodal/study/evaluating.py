@@ -161,7 +161,8 @@ def evaluate_run(
                 on_progress=progress,
             )
         notes = (*results.notes, *_set_at_test(run), *_seen_before(run, chosen, cohort), *_leakage(run))
-        trained_on = training_cases(run.cohort, run.splits.get("train", []), run.problem.names)
+        targets = [target.name for target in run.problem.targets]
+        trained_on = training_cases(run.cohort, run.splits.get("train", []), run.problem.names, targets=targets)
         results = results.model_copy(update={"notes": notes, "training": trained_on})
         results.save(run.path / "results" / f"{results.split}.json")
         if examples and cohort is None and run.problem.task == "segmentation":

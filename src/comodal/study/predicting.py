@@ -10,17 +10,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from comodal.batch import Text
 from comodal.data.atomic import replacing
 from comodal.data.cohort import Case, Cohort, ModalitySpec
 from comodal.data.grid import Grid
 from comodal.data.reading import read_header
 from comodal.data.tables import spreadsheet_safe
+from comodal.data.text import START
 from comodal.errors import ConfigError, DataError, UnsupportedSubset, message, nearest
 from comodal.inference.predictor import CasePrediction, can_predict, predict_case
 from comodal.inference.writing import EXTRAS, SUFFIXES, Written, is_map, names_of, write_prediction
@@ -57,7 +62,7 @@ def predict_cases(
         out: Folder.
         regions, probabilities: What to write beside label maps.
         extras: Also write what else the method says, into the folder `extras` of `out`: maps as images, a few numbers into
-            `extras/numbers.json`; a single number of a case is a column of `predictions.csv`, too.
+            `extras/numbers.json`; a single number of a case is a column of `predictions.csv`, too, and so are words.
         overwrite: Replace what lies there under the name of a prediction; files of the cohort are never replaced.
         device: "auto", "cpu" or "cuda".
         emit: Listener.
@@ -107,9 +112,11 @@ def predict_cases(
                 as_probabilities=probabilities,
                 extras=found.extras,
             ).files
-        besides.add(case.id, found.extras, prepared.grid if files else None)
+        said = {name: words_of(run, values) for name, values in found.extras.items() if name in method.token_extras}
+        besides.names |= said.keys()
+        besides.add(case.id, {n: v for n, v in found.extras.items() if n not in said}, prepared.grid if files else None)
         written.append(Written(case.id, found.used, files, tuple(name for name in subset if name not in found.used)))
-        rows.append(_table_row(run, case, found))
+        rows.append(_table_row(run, case, found) | {name: words for name, words in said.items() if words})
         emit(Progress("predicting", done, len(cohort), clock.left(done)))
     tables = [_write_table(rows, out / TABLE)] if any(not t.is_segmentation for t in run.problem.targets) else []
     tables += [besides.save(out / EXTRAS / NUMBERS)] if besides.numbers else []
@@ -239,7 +246,8 @@ def _files_of(cohort: Cohort) -> set[str]:
     """All that a cohort names or has withheld, listed or linked: real paths. No file is opened."""
     columns = [spec.name for spec in cohort.meta.columns if cohort.holds_files(spec.name)]
     paths = {cohort.root / case.cells[name] for case in cohort.cases for name in columns if name in case.cells}
-    paths |= {cohort.root / cell for cells in cohort.meta.withheld.values() for cell in cells.values()}
+    withheld = cohort.meta.withheld
+    paths |= {cohort.root / cell for name in columns if name in withheld for cell in withheld[name].values()}
     paths |= {cohort.path, cohort.path.with_suffix(".yaml")} if cohort.path is not None else set()
     return {os.path.realpath(path) for path in paths} | set(_entries(paths))
 
@@ -260,6 +268,29 @@ def _usable_of(case: Case, names: Sequence[str]) -> tuple[str, ...]:
         do = "Leave the subject out, or add a modality that it has to --use"
         raise DataError(message("a case to predict", rule, got, subject=case.id, do=do))
     return subset
+
+
+def words_of(run: Run, ids: NDArray[np.float32]) -> str:
+    """What a method wrote: its sentences, each with a full stop; an unknown word is "?".
+
+    Args:
+        run: Has the vocabulary.
+        ids: (T,), 0 after the last token.
+
+    Returns:
+        Words as the tokenizer has them: small letters, no punctuation within a sentence.
+    """
+    if run.tokenizer is None:
+        return ""
+    tokens = torch.from_numpy(ids).round().long()[None]
+    said = [run.tokenizer.decode(Text(part, part != 0)) for part in _at_starts(tokens)]
+    return " ".join(f"{sentence}." for part in said for sentence in part)
+
+
+def _at_starts(tokens: Tensor) -> Iterator[Tensor]:
+    """(1, T) in pieces, each of which begins with the start of a sentence, if it has one."""
+    edges = [0, *((tokens[0] == START).nonzero().flatten().tolist()), tokens.shape[1]]
+    yield from (tokens[:, a:b] for a, b in pairwise(edges) if a < b)
 
 
 def _table_row(run: Run, case: Case, found: CasePrediction) -> dict[str, str]:

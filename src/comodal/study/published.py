@@ -9,6 +9,7 @@ from typing import TypeAlias
 from comodal.errors import ConfigError, message, nearest
 from comodal.study.published_ciml import VARIANTS, ShapesTable, VariantTable
 from comodal.study.published_guidance import CHECKLISTS, GUIDANCE, ChecklistTable, GuidanceTable
+from comodal.study.published_reports import COUNTS, REPORTS, CountsTable, ReportsTable
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class PublishedTable:
         return (self.metric.partition("/")[2],)
 
 
-AnyTable: TypeAlias = PublishedTable | VariantTable | ShapesTable | GuidanceTable
+AnyTable: TypeAlias = PublishedTable | VariantTable | ShapesTable | GuidanceTable | ReportsTable
 
 TABLES: dict[str, PublishedTable] = {
     "cmim/table2": PublishedTable(
@@ -111,13 +112,13 @@ TABLES: dict[str, PublishedTable] = {
 }
 
 
-def known_tables() -> dict[str, AnyTable | ChecklistTable]:
-    """Every table by its name: of TABLES, whose rows are subsets of modalities, VARIANTS, GUIDANCE, and CHECKLISTS."""
-    return {**TABLES, **VARIANTS, **GUIDANCE, **CHECKLISTS}
+def known_tables() -> dict[str, AnyTable | ChecklistTable | CountsTable]:
+    """Every table by its name: of TABLES (rows are subsets of modalities), VARIANTS, GUIDANCE, REPORTS, CHECKLISTS, COUNTS."""
+    return {**TABLES, **VARIANTS, **GUIDANCE, **REPORTS, **CHECKLISTS, **COUNTS}
 
 
 def load_table(name: str) -> AnyTable:
-    """A table of TABLES, VARIANTS or GUIDANCE.
+    """A table of TABLES, VARIANTS, GUIDANCE or REPORTS.
 
     Raises:
         ConfigError: The name is unknown; the message lists the nearest known ones.
@@ -125,7 +126,7 @@ def load_table(name: str) -> AnyTable:
     >>> load_table("cmim/table2").rows[0].numbers["CMIM"]
     23.37
     """
-    known: dict[str, AnyTable] = {**TABLES, **VARIANTS, **GUIDANCE}
+    known: dict[str, AnyTable] = {**TABLES, **VARIANTS, **GUIDANCE, **REPORTS}
     if name not in known:
         raise ConfigError(message("TABLE", "be a known table", repr(name), do=nearest(name, known_tables())))
     return known[name]

@@ -21,6 +21,7 @@ from comodal.study.cohorts import check_files, check_phantom, write_phantom
 from comodal.study.published import AnyTable, PublishedTable
 from comodal.study.published_ciml import ShapesTable
 from comodal.study.published_guidance import GuidanceTable
+from comodal.study.published_reports import ReportsTable
 from comodal.study.study import Arm, StudyResult, arm_config, load_study
 from comodal.training.events import Emit, Said, silent
 
@@ -127,7 +128,7 @@ def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit:
             told = ", ".join(f"{key} {value}" for key, value in settings.items())
             instead = f", in the place of {table.data}" if table.data else ""
             emit(Said("info", f"writing the {name} phantom ({told}){instead}"))
-            write_phantom(name, out, settings, emit=emit)
+            write_phantom(name, out, settings, options=table.options if isinstance(table, ReportsTable) else None, emit=emit)
     if not (out / "runs").is_dir():
         _check(csv, emit)
     file = _lay_study(table.study if root is not None else table.phantom_study, out, emit)
@@ -146,12 +147,17 @@ def _index(table: AnyTable, root: Path, csv: Path, emit: Emit) -> None:
         if csv.exists():
             return
     emit(Said("info", f"indexing {table.data} (layout {table.layout})"))
-    found = data.index(table.layout, root, table.options if isinstance(table, GuidanceTable) else None)
+    found = data.index(table.layout, root, _options(table))
     if not labelled(found):
         rule, got = "be data from which one can learn", "no case with a label map"
         raise DataError(message("--data", rule, got, file=str(root), do=f"Give {table.data}"))
     csv.parent.mkdir(parents=True, exist_ok=True)
     found.save(csv)
+
+
+def _options(table: AnyTable) -> Mapping[str, object] | None:
+    """What the layout is told."""
+    return table.options if isinstance(table, GuidanceTable | ReportsTable) else None
 
 
 def labelled(cohort: Cohort) -> int:
@@ -172,19 +178,21 @@ def _check_measured(table: AnyTable, file: Path) -> None:
         if isinstance(table, ShapesTable) and arm.name != table.method:
             rule, got = f"be {table.method} in every arm of this table", f"{arm.name} in {arm.title}"
             raise ConfigError(message("study.methods", rule, got, file=str(file), do="Take the arm out"))
-        config = arm_config(study, arm, seed=0, fold=None, cache=file.parent / "cache").data
+        config = arm_config(study, arm, seed=0, fold=None, cache=file.parent / "cache", look=False).data
         known = [name for target in choose_targets(targets, config) for name in target.classes]
-        if isinstance(table, GuidanceTable) and arm.title in table.arms:
-            _check_guidance(table, study.whole(arm), [target.name for target in choose_targets(targets, config)], file)
+        if isinstance(table, GuidanceTable | ReportsTable) and arm.title in table.arms:
+            _check_arm(table, study.whole(arm), [target.name for target in choose_targets(targets, config)], file)
         if not set(table.regions) <= set(known):
             rule, got = f"include {shown}, which the table shows, in every arm", f"{', '.join(known)} in {arm.title}"
             do = f"Write data.regions: [{shown}], or take the arm out"
             raise ConfigError(message("data.regions", rule, got, file=str(file), do=do))
 
 
-def _check_guidance(table: GuidanceTable, arm: Arm, targets: Sequence[str], file: Path) -> None:
-    if arm.name != "guidance":
-        rule, got = "be guidance in the arms of this table", f"{arm.name} in {arm.title}"
+def _check_arm(table: GuidanceTable | ReportsTable, arm: Arm, targets: Sequence[str], file: Path) -> None:
+    theirs = {row.arm: row.method for row in table.rows} if isinstance(table, ReportsTable) else {}
+    method = theirs.get(arm.title, "guidance")
+    if arm.name != method:
+        rule, got = f"be {method} in the arms of this table", f"{arm.name} in {arm.title}"
         raise ConfigError(message("study.methods", rule, got, file=str(file), do="Give an arm of another method its own label"))
     missing = [name for name in table.targets if name not in targets]
     if missing:
@@ -197,7 +205,7 @@ def _arms_of(table: AnyTable) -> list[str]:
     """Labels of the arms that have a place in the table; none where every arm has one."""
     if isinstance(table, PublishedTable):
         return list(table.columns.values())
-    if isinstance(table, GuidanceTable):
+    if isinstance(table, GuidanceTable | ReportsTable):
         return list(table.arms)
     if isinstance(table, ShapesTable):
         return []

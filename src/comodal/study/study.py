@@ -135,6 +135,11 @@ class StudyResult:
         """The table of paired tests of classes; it is there only where classes are predicted, by several arms."""
         return self.out / "table-tests.md"
 
+    @property
+    def class_table(self) -> Path:
+        """The table of the areas of single classes, with their positives and negatives; only where classes are predicted."""
+        return self.out / "table-classes.md"
+
 
 def load_study(path: Path) -> StudyConfig:
     """Reads and validates a study; the cohort's path becomes absolute.
@@ -211,9 +216,19 @@ def _check_repetitions(config: StudyConfig) -> None:
 
 
 def arm_config(
-    study: StudyConfig, arm: Arm, *, seed: int, fold: int | None, cache: Path, division: int | None = None
+    study: StudyConfig, arm: Arm, *, seed: int, fold: int | None, cache: Path, division: int | None = None, look: bool = True
 ) -> RunConfig:
-    """The configuration of one run; all runs share one cache of prepared arrays."""
+    """The configuration of one run; all runs share one cache of prepared arrays.
+
+    Args:
+        study: Has the arm.
+        arm: Of which a run is made.
+        seed: Of the training.
+        fold: Number of the fold.
+        cache: Folder of prepared arrays.
+        division: Seed of the division.
+        look: Whether files of a published encoder of reports may be looked for.
+    """
     arm = study.whole(arm)
     data = {
         "cache": str(cache),
@@ -229,7 +244,7 @@ def arm_config(
         "splits": study.splits.model_dump(mode="json") | drawn,
         "training": training,
     }
-    return validated(RunConfig, values, f"study arm {arm.title}").resolved()
+    return validated(RunConfig, values, f"study arm {arm.title}").resolved(look=look)
 
 
 @dataclass(frozen=True)

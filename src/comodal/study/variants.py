@@ -20,6 +20,7 @@ from comodal.evaluation.statistics import Interval, interval_of, resampling_weig
 from comodal.evaluation.table import Cell, Contrast, StudyTable
 from comodal.study.published_ciml import ShapesTable, VariantTable
 from comodal.study.published_guidance import GuidanceTable
+from comodal.study.published_reports import ReportsTable
 from comodal.study.reproducing import FOLDER, ComparedData, labelled
 from comodal.study.study import StudyConfig, StudyResult, arm_config, load_study
 
@@ -279,9 +280,10 @@ def _scaled_contrast(contrast: Contrast, scale: float) -> Contrast:
 # What ours has otherwise than the paper's configuration.
 
 _FIRST = ("width", "levels", "norm", "steps", "optimiser", "rate", "weight_decay", "schedule")  # of the method's keys
+_LAST = ("name", "text_sizes")  # not of interest
 
 
-def otherwise(table: VariantTable | ShapesTable | GuidanceTable, study: StudyConfig, cases: int) -> list[str]:
+def otherwise(table: VariantTable | ShapesTable | GuidanceTable | ReportsTable, study: StudyConfig, cases: int) -> list[str]:
     """What a study has otherwise than that in the paper's configuration, in words; what is equal is not named.
 
     Args:
@@ -338,10 +340,10 @@ def _settings(study: StudyConfig) -> dict[str, dict[str, str]]:
     """{label: {key: value, in words}} of each arm."""
     found = {}
     for arm in (one for one in study.methods if not one.of):  # what is read from an arm has its settings
-        config = arm_config(study, arm, seed=study.seeds[0], fold=None, cache=Path("cache"))
+        config = arm_config(study, arm, seed=study.seeds[0], fold=None, cache=Path("cache"), look=False)
         own = {"method": arm.name, "patch": _patch(config), "batch": f"{config.training.batch_size}"}
         own |= {key: _text(config.method[key]) for key in _FIRST if key in config.method}
-        own |= {key: _text(value) for key, value in config.method.items() if key not in (*_FIRST, "name")}
+        own |= {key: _text(value) for key, value in config.method.items() if key not in (*_FIRST, *_LAST)}
         own |= {
             "augmentation": config.data.augment,
             "voxels": str(config.data.spacing),

@@ -68,6 +68,9 @@ def check_training(
             said = f"No training case has {name}: what is predicted from it rests on weights that never learned."
             emit(Said("warning", f"{said} Leave it out of data.modalities."))
     names = [target.name for target in problem.targets]
+    for name in (name for name in names if name in cohort.meta.withheld):
+        kept, before = sum(name in cohort.case(i).cells for i in splits["train"]), len(cohort.meta.withheld[name])
+        emit(Said("info", f"{kept} of {kept + before} training cases keep their label of {name} (data.withhold)"))
     if splits["test"] and not any(name in cohort.case(i).cells for i in splits["test"] for name in names):
         emit(Said("warning", f"No test case has {' or '.join(names)}: there is nothing to evaluate this training on."))
 
@@ -141,7 +144,9 @@ def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: 
         do = stage.remedy or "Fill the cohort's columns, or change the split"
         before = _fitting(problem, _given_back(cohort), ids, stage=stage) if cohort.meta.withheld else []
         if before:
-            got = f"none, since data.withhold takes a modality from each of the {len(before)} that there are"
+            labels = any(target.name in cohort.meta.withheld for target in problem.targets)
+            what = "a modality or a label" if labels else "a modality"
+            got = f"none, since data.withhold takes {what} from each of the {len(before)} that there are"
             do = f"Lower the rates of data.withhold ({', '.join(cohort.meta.withheld)}), or leave it out"
         raise ConfigError(message(f"Stage {stage.name}", rule, got, do=do))
     return found

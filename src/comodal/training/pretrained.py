@@ -1,29 +1,31 @@
 """Weights that a new training starts from: a file of safetensors, a folder with one, or an id on the Hugging Face hub.
 
-Only safetensors are read, which hold numbers and nothing that could run; no other file of a repository is fetched. A finished
-run needs none of this: it has its own weights.
+Only safetensors are read, and word vectors as text, which hold numbers and nothing that could run; no other file of a
+repository is fetched. A finished run needs none of this: it has its own weights.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from comodal.data.sources import HUB_ID, PACKAGED, find_file, from_hub
+from comodal.data.vectors import read_vectors
 from comodal.errors import ConfigError, message
 from comodal.method import Method
 from comodal.networks.encoders import ImageEncoder
 from comodal.networks.published import Taken, take
+from comodal.networks.texts import WordVectors
 from comodal.training.events import Emit, Said, silent
 
 FILE = "model.safetensors"  # the one that transformers and timm write
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")  # owner/name, and a branch, tag or commit
 OWNER = "method.pretrained"
 
 
@@ -38,34 +40,22 @@ def find_weights(source: str) -> Path:
         ConfigError: There is none, or the hub cannot be asked.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / FILE
+    found: Path | None = None
     if path.is_file():
         if path.suffix != ".safetensors":
             rule, do = "be a .safetensors file", "Convert it with safetensors: files of torch and pickles may run code"
             raise ConfigError(message(OWNER, rule, path.name, file=str(path), do=do))
-        return path
-    if path.suffix != ".safetensors" and HUB_ID.fullmatch(source):
-        return _from_hub(source)
-    rule, do = f"name a .safetensors file, a folder with {FILE}, or owner/name on the hub", "Check the path"
-    raise ConfigError(message(OWNER, rule, repr(source), file=str(path), do=do))
-
-
-def _from_hub(source: str) -> Path:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError:
-        do = f"Install comodal[pretrained], or download {FILE} and give its path"
-        raise ConfigError(message(OWNER, "be a file where huggingface_hub is not installed", repr(source), do=do)) from None
-    name, _, revision = source.partition("@")
-    try:
-        return Path(hf_hub_download(name, FILE, revision=revision or None))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:100]
-        rule, got = f"have a {FILE} on the hub that can be fetched", f"{source!r} ({type(error).__name__}: {reason})"
-        do = f"Check the id and the network, or download {FILE} and give its path"
-        raise ConfigError(message(OWNER, rule, got, do=do)) from None
+        found = path
+    elif (path / FILE).is_file():
+        found = path / FILE
+    elif source in PACKAGED or (path.is_dir() and list(path.glob("*.bin"))):
+        found = find_file(source, FILE, owner=OWNER)
+    elif not path.is_dir() and path.suffix != ".safetensors" and HUB_ID.fullmatch(source):
+        found = from_hub(source, FILE, owner=OWNER)
+    if found is None:
+        rule, do = f"name a .safetensors file, a folder with {FILE}, or owner/name on the hub", "Check the path"
+        raise ConfigError(message(OWNER, rule, repr(source), file=str(path), do=do))
+    return found
 
 
 def take_pretrained(method: Method, emit: Emit = silent) -> list[dict[str, Any]]:
@@ -84,12 +74,16 @@ def take_pretrained(method: Method, emit: Emit = silent) -> list[dict[str, Any]]
     """
     found = []
     for prefix, source in method.pretrained.items():
+        part = method.get_submodule(prefix)
+        if isinstance(part, WordVectors):
+            found.append({"into": prefix, "source": source, **_take_vectors(part, source, method.problem.words, emit)})
+            continue
         file = find_weights(source)
         weights = _read(file)
-        part = method.get_submodule(prefix)
         modality = prefix.removesuffix(".items").rpartition(".")[2]
         taken = part.take(weights, prefer=modality) if isinstance(part, ImageEncoder) else take(part, weights, prefer=modality)
-        if not taken.enough:
+        embeddings = next((n for n in part.state_dict() if n.endswith("word_embeddings.weight")), None)
+        if not taken.enough or embeddings in taken.left:  # token ids mean nothing without the vectors that belong to them
             raise ConfigError(_misfit(part.name if isinstance(part, ImageEncoder) else prefix, taken, weights, file))
         said = f"took {taken.tensors} of {taken.of} tensors of {prefix} from {source}"
         if taken.adapted:
@@ -107,6 +101,20 @@ def take_pretrained(method: Method, emit: Emit = silent) -> list[dict[str, Any]]
             }
         )
     return found
+
+
+def _take_vectors(table: WordVectors, source: str, words: Sequence[str], emit: Emit) -> dict[str, Any]:
+    """Fills the rows of words that a file of word vectors knows; what else there is, see `read_vectors`."""
+    vectors, known = read_vectors(Path(source).expanduser(), words, size=table.weight.shape[1])
+    with torch.no_grad():
+        table.weight[1:] = vectors.mean(dim=0)  # unknown words, and the start of a sentence
+        table.weight[len(table.weight) - len(words) :] = vectors
+    emit(Said("info", f"took {known} of {len(words)} words from {source}"))
+    digest = hashlib.sha256()
+    with Path(source).expanduser().open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return {"sha256": digest.hexdigest(), "tensors": known, "of": len(words), "first_convolution": None}
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -14,8 +15,8 @@ from comodal.method import Method, Optimiser, Stage
 def rate_factor(optimiser: Optimiser, step: int, total: int) -> float:
     """What the highest learning rate is multiplied by at a step.
 
-    Linear warm-up to 1 over the first `warmup * total` steps, then over the rest t = 0 ... 1: poly (1 - t)^0.9, cosine
-    (1 + cos(pi t)) / 2, or constant 1.
+    Linear warm-up to 1 over the first `warmup * total` steps, then over the rest t = 0 ... 1: poly (1 - t)^0.9, linear
+    1 - t, cosine (1 + cos(pi t)) / 2, or constant 1.
 
     Args:
         optimiser: Has `schedule` and `warmup`.
@@ -34,6 +35,8 @@ def rate_factor(optimiser: Optimiser, step: int, total: int) -> float:
     t = (step - warm) / max(1, total - warm)
     if optimiser.schedule == "poly":
         return float((1 - t) ** 0.9)
+    if optimiser.schedule == "linear":
+        return 1 - t
     return (1 + math.cos(math.pi * t)) / 2 if optimiser.schedule == "cosine" else 1.0
 
 
@@ -54,11 +57,15 @@ def build_optimisers(method: Method, stage: Stage) -> dict[str, torch.optim.Opti
 
 
 def _build(how: Optimiser, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    spared = [p for p in parameters if p.ndim <= 1] if how.spare_vectors else []
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if p.ndim > 1] if how.spare_vectors else parameters}]
+    groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
+    groups = [group for group in groups if group["params"]]
     if how.name == "sgd":
         nesterov = how.momentum > 0
-        return torch.optim.SGD(parameters, lr=how.rate, momentum=how.momentum, nesterov=nesterov, weight_decay=how.weight_decay)
+        return torch.optim.SGD(groups, lr=how.rate, momentum=how.momentum, nesterov=nesterov, weight_decay=how.weight_decay)
     kind = torch.optim.AdamW if how.name == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=how.rate, weight_decay=how.weight_decay)
+    return kind(groups, lr=how.rate, weight_decay=how.weight_decay)
 
 
 def set_rates(optimisers: Mapping[str, torch.optim.Optimizer], stage: Stage, *, step: int, total: int) -> dict[str, float]:

@@ -20,10 +20,11 @@ from comodal.data import sampling
 from comodal.data.balancing import balanced_targets, case_weights
 from comodal.data.cohort import Case, Cohort
 from comodal.data.normalisation import fit
+from comodal.data.pieces import PieceTokenizer
 from comodal.data.preparing import prepare
 from comodal.data.preprocessing import Preparer
 from comodal.data.splits import check_splits
-from comodal.data.text import fit_tokenizer
+from comodal.data.text import Tokenizer, find_tokenizer, some_reports
 from comodal.data.withholding import divided
 from comodal.errors import ConfigError, RunError, TrainingFailed, message
 from comodal.method import Method, Stage
@@ -41,6 +42,8 @@ from comodal.training.validation import Validator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+FLOOD = 0.5  # share of unknown words from which a report says little
 
 
 def train_run(config: RunConfig, out: Path, *, resume: bool = False, init: Path | None = None, emit: Emit = silent) -> Run:
@@ -251,10 +254,17 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = 
     names = [m.name for m in cohort.modalities if data.modalities is None or m.name in data.modalities]
     texts = [m.name for m in cohort.modalities if m.kind == "text" and m.name in names]
     limits = {"max_sentences": data.max_sentences, "max_tokens": data.max_tokens}
-    tokenizer = fit_tokenizer(cohort, splits["train"], modalities=texts, **limits) if texts else None
+    reports: dict[str, Any] = {"modalities": texts, "source": config.tokenizer, **limits}
+    tokenizer = find_tokenizer(cohort, splits["train"], **reports) if texts else None
+    if isinstance(tokenizer, Tokenizer):
+        share = tokenizer.unknown(some_reports(cohort, splits["train"], modalities=texts))
+        if share > FLOOD:
+            emit(Said("warning", f"{share:.0%} of the words of the training reports occur once and are all unknown alike."))
     known, words = (0, ()) if tokenizer is None else (tokenizer.vocabulary, tokenizer.words)
     check_training(config, cohort, splits, vocabulary=known, words=words, init=init, emit=emit)
     fitted = fit(cohort, splits["train"], data.preprocessing(), modalities=names)
+    if isinstance(tokenizer, PieceTokenizer):
+        fitted = fitted.model_copy(update={"tokenizer": "tokenizer.json"})
     return Run.create(out, config, cohort, splits=splits, fitted=fitted, tokenizer=tokenizer)
 
 

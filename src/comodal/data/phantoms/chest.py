@@ -28,8 +28,10 @@ Open-I as MeSH terms, in MIMIC as CheXpert's columns, of which some are uncertai
 (of the test split by consensus on images, of most other studies by rules on reports, both the truth here). Patients of MIMIC
 have one to three studies; these share the body and nothing else.
 
-`hidden_causes.csv` has all of it for each case: nothing there is read by a layout. Case k does not depend on how many cases or
-findings there are, nor on which files are missing; between the releases the bodies of patients with several studies differ.
+`hidden_causes.csv` has all of it for each case, and `phrases.csv` each sentence that affirms a finding, names its site and has
+something to point at in the frontal picture, with the place: nothing there is read by a layout. Case k does not depend on how
+many cases or findings there are, nor on which files are missing; between the releases the bodies of patients with several
+studies differ.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ DEFAULT_RATES: dict[str, dict[str, float]] = {
     "random": {"frontal": 0.2, "lateral": 0.2, "report": 0.2},
     "imbalanced": {"frontal": 0.1, "lateral": 0.6, "report": 0.4},
 }
+PHRASES = ("subject", "sentence", "finding", "x", "y")
 PRESETS: dict[str, dict[str, Any]] = {"small": {"size": 64, "findings": 4, "unhelpful": 1}}
 
 
@@ -194,7 +197,7 @@ def write_chest(out: Path, config: ChestPhantom, on_progress: Callable[[int, int
 
     Args:
         out: The root: a new or empty folder, or one that holds this very phantom. It gets the folders of the release, and
-            `phantom.json`, `SYNTHETIC.txt`, `hidden_causes.csv` and `hidden_causes.json`.
+            `phantom.json`, `SYNTHETIC.txt`, `hidden_causes.csv`, `hidden_causes.json` and `phrases.csv`.
         config: What to write.
         on_progress: Called with (cases done, all cases) after each case.
 
@@ -202,17 +205,20 @@ def write_chest(out: Path, config: ChestPhantom, on_progress: Callable[[int, int
         DataError: The folder holds something else.
     """
     claim(out, "chest", config.model_dump(mode="json"))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    phrases: list[dict[str, object]] = []
     for k in range(config.cases):
         causes, anatomy = draw_case(config, k), draw_body(config, k)
         written = write_report(causes, config.release, stream(config.seed, k, REPORT_USE), unhelpful=config.unhelpful)
         for name, content in _case_files(config, k, (causes, anatomy, written)):
             write_bytes(out / name, content)
         rows.append(_row(config, k, (causes, anatomy)))
+        phrases += _phrases(config, k, (causes, anatomy, written))
         if on_progress is not None:
             on_progress(k + 1, config.cases)
     for name, content in _tables(config):
         write_bytes(out / name, content)
+    write_bytes(out / "phrases.csv", files.table(PHRASES, phrases))
     write_causes(out, rows, _meanings(config))
 
 
@@ -260,6 +266,21 @@ def _case_files(config: ChestPhantom, k: int, drawn: tuple[Causes, Anatomy, Writ
         yield config.file_name(k, "report"), files.openi_xml(k, sections, terms, views=config.views)
     elif "report" in present:
         yield config.file_name(k, "report"), files.mimic_text(written.sections, lateral=config.lateral)
+
+
+def _phrases(config: ChestPhantom, k: int, drawn: tuple[Causes, Anatomy, Written]) -> Iterator[dict[str, object]]:
+    """The sentences of case k that speak of a place in its frontal picture where something is."""
+    causes, anatomy, written = drawn
+    if not {"frontal", "report"} <= set(config.present(k)):
+        return
+    frame = make_frame(anatomy, 2)
+    for j, sentence in written.affirmed:
+        signs, site = causes.signs[j], int(causes.signs[j].site[0])
+        shows = signs.present[0] and signs.visible[0] and signs.contrasts[0, site] > 0
+        if shows and signs.named[0] == site and len(FINDINGS[j].sites) > 1:
+            x, y = to_picture(anatomy, *place(frame, signs, j, site=site))
+            name = FINDINGS[j].name
+            yield {"subject": config.case_id(k), "sentence": sentence, "finding": name, "x": f"{x:.4f}", "y": f"{y:.4f}"}
 
 
 def _tables(config: ChestPhantom) -> Iterator[tuple[str, bytes]]:

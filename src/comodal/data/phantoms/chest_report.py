@@ -75,10 +75,17 @@ MARKS = {"open-i": "XXXX", "mimic-cxr": "___"}
 
 @dataclass(frozen=True)
 class Written:
-    """A report. sections: {title in lower case: text}; terms: of what was unhelpful, as MeSH headings."""
+    """A report.
+
+    Attributes:
+        sections: {title in lower case: text}.
+        terms: Of what was unhelpful, as MeSH headings.
+        affirmed: (number in FINDINGS, sentence) of each that says that a finding is there.
+    """
 
     sections: dict[str, str]
     terms: tuple[str, ...]
+    affirmed: tuple[tuple[int, str], ...]
 
 
 def write_report(causes: Causes, release: str, rng: np.random.Generator, *, unhelpful: int) -> Written:
@@ -98,9 +105,8 @@ def write_report(causes: Causes, release: str, rng: np.random.Generator, *, unhe
     extra = [UNHELPFUL[i] for i in order]
     lines = pick.shuffled([*lines, *extra]) or [UNHELPFUL[0]]
     # The conclusion repeats what was affirmed; it never says more.
-    conclusion = [affirm(causes.signs[j], j, pick) for j in said["positive"]] or [
-        pick.one(WELL if said["negated"] else ("As above.",))
-    ]
+    repeated = [affirm(causes.signs[j], j, pick) for j in said["positive"]]
+    conclusion = repeated or [pick.one(WELL if said["negated"] else ("As above.",))]
     sections = {
         "comparison": pick.one(COMPARISONS),
         "indication": pick.one(INDICATIONS),
@@ -109,7 +115,8 @@ def write_report(causes: Causes, release: str, rng: np.random.Generator, *, unhe
     }
     mark = MARKS[release]
     terms = tuple(term for word, term in UNHELPFUL_TERMS.items() if any(word in line for line in extra))
-    return Written({name: text.replace("{mark}", mark) for name, text in sections.items()}, terms)
+    spoken = tuple(dict.fromkeys(zip(2 * said["positive"], [*affirmed, *repeated], strict=True)))
+    return Written({name: text.replace("{mark}", mark) for name, text in sections.items()}, terms, spoken)
 
 
 class _Picker:
