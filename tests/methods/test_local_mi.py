@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -304,8 +303,7 @@ def test_the_choice_of_the_region_can_itself_be_the_message() -> None:
     """Regions of noise and a mark of their place, sentences of eight words: they share nothing, yet Equation (5) reads nats.
 
     The region is chosen with the pair in hand. Among other sentences a critic that scores one word high in one place and the
-    next in another tells sentences apart by this choice; among other images at the same place, the pair has the best of eight
-    draws and the others one each. Where every image is seen at its best place, nothing is left.
+    next in another tells sentences apart by this choice. Where every image is seen at its best place, nothing is left.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -317,7 +315,6 @@ def test_the_choice_of_the_region_can_itself_be_the_message() -> None:
     ways: dict[str, Callable[..., Selection]] = {
         "sentences": maximum_over_regions,
         "images": maximum_against_images,
-        "hard images": partial(maximum_against_images, hard=True),
     }
     read = {}
     for name, choose in ways.items():
@@ -336,7 +333,7 @@ def test_the_choice_of_the_region_can_itself_be_the_message() -> None:
             optimiser.step()
         with torch.no_grad():
             read[name] = sum(float(value()) for _ in range(10)) / 10
-    assert read["sentences"] > 1.0 and read["images"] > 0.5 and read["hard images"] < 0.1, read
+    assert read["sentences"] > 1.0 and read["images"] < 0.1, read
 
 
 @pytest.mark.parametrize("settings", [{"pool": "soft"}, {"symmetric": True}])

@@ -120,8 +120,8 @@ def _conventions(found: ReportsReproduction) -> str:
         parts.append(f"Numbers are means over {runs} runs, on the same resamples of patients; n counts cases, each once.")
     arms = len(found.combined.methods) - 1
     parts.append(
-        f"Differences: p of the paired bootstrap over patients, Holm-corrected over {arms} arm{'' if arms == 1 else 's'} in each "
-        "column."
+        f"Differences: p of the paired bootstrap over patients, Holm-corrected over {arms} arm{'' if arms == 1 else 's'} "
+        "in each column."
     )
     return " ".join([*parts, said["ci95"], *(sentence(note) for note in found.combined.notes)])
 

@@ -100,18 +100,11 @@ def predict_cases(
         ((_, found),) = predict_case(method, prepared, subsets=[subset], overlap=overlap, extras=extras, device=where)
         files: tuple[Path, ...] = ()
         if prepared.grid is not None and run.problem.task == "segmentation":
-            files = write_prediction(
-                preparer.cohort,
-                case,
-                found.probabilities,
-                grid=prepared.grid,
-                targets=run.problem.targets,
-                used=[n for n in subset if run.problem.modality(n).grid == run.problem.grid],  # whose voxels they are
-                out=out,
-                regions=regions,
-                as_probabilities=probabilities,
-                extras=found.extras,
-            ).files
+            theirs = [n for n in subset if run.problem.modality(n).grid == run.problem.grid]  # whose voxels they are
+            how: dict[str, Any] = {"regions": regions, "as_probabilities": probabilities, "extras": found.extras}
+            maps, targets = found.probabilities, run.problem.targets
+            grid = prepared.grid
+            files = write_prediction(preparer.cohort, case, maps, grid=grid, targets=targets, used=theirs, out=out, **how).files
         said = {name: words_of(run, values) for name, values in found.extras.items() if name in method.token_extras}
         besides.names |= said.keys()
         besides.add(case.id, {n: v for n, v in found.extras.items() if n not in said}, prepared.grid if files else None)
