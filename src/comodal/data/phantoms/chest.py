@@ -29,9 +29,9 @@ Open-I as MeSH terms, in MIMIC as CheXpert's columns, of which some are uncertai
 have one to three studies; these share the body and nothing else.
 
 `hidden_causes.csv` has all of it for each case, and `phrases.csv` each sentence that affirms a finding, names its site and has
-something to point at in the frontal picture, with the place: nothing there is read by a layout. Case k does not depend on how
-many cases or findings there are, nor on which files are missing; between the releases the bodies of patients with several
-studies differ.
+something to point at in the frontal picture, with the centre of mass of what is drawn: nothing there is read by a layout. Case
+k does not depend on how many cases or findings there are, nor on which files are missing; between the releases the bodies of
+patients with several studies differ.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comodal.data.phantoms import chest_files as files
@@ -66,7 +67,7 @@ from comodal.data.phantoms.chest_model import (
     draw_causes,
 )
 from comodal.data.phantoms.chest_report import Written, mesh_terms, write_report
-from comodal.data.phantoms.chest_signs import place
+from comodal.data.phantoms.chest_signs import TEMPLATES, place, template
 from comodal.data.phantoms.writing import Role, claim, stream, write_bytes, write_causes
 from comodal.errors import ConfigError, message, nearest
 
@@ -269,16 +270,18 @@ def _case_files(config: ChestPhantom, k: int, drawn: tuple[Causes, Anatomy, Writ
 
 
 def _phrases(config: ChestPhantom, k: int, drawn: tuple[Causes, Anatomy, Written]) -> Iterator[dict[str, object]]:
-    """The sentences of case k that speak of a place in its frontal picture where something is."""
+    """The sentences of case k that speak of a place in its frontal picture where something is, and its centre of mass."""
     causes, anatomy, written = drawn
     if not {"frontal", "report"} <= set(config.present(k)):
         return
-    frame = make_frame(anatomy, 2)
+    frame = make_frame(anatomy, config.size)
     for j, sentence in written.affirmed:
         signs, site = causes.signs[j], int(causes.signs[j].site[0])
         shows = signs.present[0] and signs.visible[0] and signs.contrasts[0, site] > 0
-        if shows and signs.named[0] == site and len(FINDINGS[j].sites) > 1:
-            x, y = to_picture(anatomy, *place(frame, signs, j, site=site))
+        if shows and signs.named[0] == site and len(FINDINGS[j].sites) > 1 and FINDINGS[j].name in TEMPLATES:
+            drawn_there = np.abs(template(frame, signs, j, site=site, seed=(config.seed, k)))
+            rows, columns = ((np.arange(config.size) + 0.5) / config.size for _ in range(2))
+            y, x = rows @ drawn_there.sum(axis=1) / drawn_there.sum(), columns @ drawn_there.sum(axis=0) / drawn_there.sum()
             name = FINDINGS[j].name
             yield {"subject": config.case_id(k), "sentence": sentence, "finding": name, "x": f"{x:.4f}", "y": f"{y:.4f}"}
 
