@@ -171,7 +171,16 @@ TABLE2 = ReportsTable(
     cases=227_827,
     options={"findings": "pathology9", "protocol": "liao2021"},
     study="local_mi_table2.yaml",
-    phantom={"name": "chest", "cases": 1500, "size": 64, "seed": 0, "release": "mimic-cxr", "findings": 14, "unhelpful": 2},
+    phantom={
+        "name": "chest",
+        "cases": 1500,
+        "size": 64,
+        "seed": 0,
+        "release": "mimic-cxr",
+        "findings": 10,
+        "unhelpful": 2,
+        "contrast": 3,
+    },
     phantom_study="local_mi_table2_phantom.yaml",
 )
 
@@ -221,7 +230,16 @@ TABLE3 = ReportsTable(
     cases=227_827,
     options={"findings": "pathology9", "protocol": "liao2021"},
     study="local_mi_table3.yaml",
-    phantom={"name": "chest", "cases": 1500, "size": 64, "seed": 0, "release": "mimic-cxr", "findings": 14, "unhelpful": 2},
+    phantom={
+        "name": "chest",
+        "cases": 1500,
+        "size": 64,
+        "seed": 0,
+        "release": "mimic-cxr",
+        "findings": 10,
+        "unhelpful": 2,
+        "contrast": 3,
+    },
     phantom_study="local_mi_table3_phantom.yaml",
 )
 
