@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from tests.methods import reading_room
 
 from comodal.cli.main import main
 from comodal.data.cohort import Cohort
@@ -237,3 +238,9 @@ def copied(cohort: Path, folder: Path) -> Path:
 
     shutil.copytree(cohort.parent, folder)
     return folder / cohort.name
+
+
+def test_check_names_a_method_for_such_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = reading_room.write_cohort(tmp_path, cases=6)
+    assert main(["check", str(cohort)]) == 0
+    assert f"Next: comodal init classifier {cohort} --out config.yaml" in capsys.readouterr().out

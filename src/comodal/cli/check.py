@@ -43,9 +43,14 @@ def check(
     return Answer(
         document,
         show=[*_presence(found), *_counts(found), *_texts(found), *_defects(found)],
-        next=f"comodal init unet {cohort} --out config.yaml" if found.ok else "",
+        next=f"comodal init {_first_method(found)} {cohort} --out config.yaml" if found.ok else "",
         code=0 if found.ok else 2,
     )
+
+
+def _first_method(found: CheckReport) -> str:
+    """A method that can be tried on such targets."""
+    return "classifier" if found.class_counts and not found.region_counts else "unet"
 
 
 def _presence(found: CheckReport) -> list[Any]:
