@@ -118,7 +118,7 @@ class Matches:
     """How well images and reports belong together, as the critic of a method that learned both has it.
 
     Scores are of one batch of images with one set of reports, whether or not they are of the same patients; only their order
-    and differences have a meaning.
+    and differences have a meaning, and of these what `Method.compared` says.
 
     Attributes:
         reports: (B, R) score of each image with each report.
@@ -299,6 +299,11 @@ class Method(nn.Module):
         """Prefixes of buffers that were counted over training cases; `--init` leaves those of another training there."""
         return ()
 
+    @property
+    def borrowed(self) -> tuple[str, ...]:
+        """Prefixes of what no stage trains and `--init` must bring whole, learned with the same words; by default none."""
+        return ()
+
     def decode(self, features: Mapping[str, Features], present: Tensor) -> Prediction:
         """`predict(batch) == decode(encode(batch), batch.present)`. `features` may lack modalities that no row has."""
         raise NotImplementedError(f"{type(self).__name__} has no decode; ask `encodes` first.")
@@ -325,6 +330,15 @@ class Method(nn.Module):
     def matches(self) -> bool:
         """Whether `match` exists, so that images and reports can find each other."""
         return type(self).match is not Method.match
+
+    @property
+    def compared(self) -> Literal["sentences", "images", "both"]:
+        """Which scores of `match` the training compared, so that their differences mean something.
+
+        "sentences": those of one image, or region, with several sentences, or reports; any function of the image or region may
+        be in them. "images": those of one sentence with several images; any function of the sentence may be in them.
+        """
+        return "sentences"
 
     def match(self, batch: Batch, text: Text) -> Matches:
         """Scores of images with reports. Call it in eval mode, without gradients.

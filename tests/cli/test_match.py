@@ -83,6 +83,9 @@ def test_a_second_call_gives_the_same_and_raw_scores_have_a_name_of_their_own(
     raw = document([str(run), "--split", "all", "--raw"], capsys)
     assert raw["split"] == "all.raw" and raw["conventions"]["scores"] != first["conventions"]["scores"]
     assert not first["grounding"] and first["phrases"] == ""
+    off = document([str(run), "--split", "all", "--contrasted"], capsys)  # what this run's training leaves free, by name
+    assert off["split"] == "all.contrasted" and off["conventions"] == first["conventions"]
+    assert off["retrieval"] == first["retrieval"] != raw["retrieval"]
 
 
 def test_as_people_read_it(run: Path) -> None:
@@ -90,6 +93,7 @@ def test_as_people_read_it(run: Path) -> None:
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Retrieval (chance)" in done.stdout and "image to report" in done.stdout and "train.json" in done.stdout
+    assert "Scores: of a sentence at a region" in " ".join(done.stdout.split())
 
 
 def test_another_cohort_without_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +108,7 @@ def test_another_cohort_without_labels(run: Path, tmp_path: Path, capsys: pytest
     found = document([str(run), "--cohort", str(other)], capsys)
     assert found["retrieval"]["image to report"]["recall@1"]["n"] == 6 and not found["zero_shot"]
     assert any("no case has the label findings" in note for note in found["notes"])
+    assert any("of 9 cases are called like patients of the training" in note for note in found["notes"])
 
 
 def test_what_is_refused(run: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from comodal.batch import Batch, Features
 from comodal.config import RunConfig
+from comodal.data.text import Tokenizer
 from comodal.errors import ConfigError, UnsupportedSubset
 from comodal.evaluation.results import Results
 from comodal.method import Method, Problem, Stage
@@ -173,7 +174,7 @@ def test_reports_are_cut_at_the_configured_lengths(tmp_path: Path, monkeypatch: 
     register(monkeypatch, ImageText)
     run = train(tmp_path, ("report",), data={"max_sentences": 2, "max_tokens": 5}, epochs=1)
     for tokenizer in (run.tokenizer, Run.load(run.path).tokenizer):
-        assert tokenizer is not None and (tokenizer.max_sentences, tokenizer.max_tokens) == (2, 5)
+        assert isinstance(tokenizer, Tokenizer) and (tokenizer.max_sentences, tokenizer.max_tokens) == (2, 5)
         assert tokenizer.encode("The heart is of normal size. Clear lobes. The bones.").ids.shape == (2, 5)
 
 

@@ -254,7 +254,7 @@ TABLES = (
         "tables-empty-cell",
         "Tables and text",
         "empty report in a cohort",
-        "W",
+        "E",
         lambda root: checked(texts_in(root, ["", "fluid", "air"])),
     ),
     Entry(

@@ -197,6 +197,10 @@ def test_other_programs_radiologists_and_other_spellings(tmp_path: Path) -> None
     cohort = index("mimic-cxr", tmp_path, {"blank": "zeros"})
     assert cells(cohort, "findings")["52000001"] == "Lung Opacity"  # not "-" of the program
     assert "findings of 1 study by radiologists" in cohort.meta.notes
+    consensus = "subject_id,study_id,dicom_id,edema_severity\n10000032,50414268,dd-4,0\n"
+    packed(tmp_path / JPG / "consensus_image_edema_severity.csv", consensus)
+    cohort = index("mimic-cxr", tmp_path, {"blank": "zeros", "protocol": "liao2021"})  # whose labels are of the program alone
+    assert cells(cohort, "findings")["52000001"] == "?Lung Opacity" and not any("radiol" in note for note in cohort.meta.notes)
 
 
 def edema(root: Path) -> None:
@@ -320,6 +324,12 @@ def test_the_protocol_of_liao_2021(tmp_path: Path) -> None:
         "50414267": "test", "50414268": "test", "51000001": "val", "52000001": "test", "52000002": "test",
     }  # fmt: skip
     assert cells(cohort, "edema") == {"50414268": "none", "51000001": "none"}
+    split = tmp_path / JPG / "mimic-cxr-2.0.0-split.csv.gz"
+    kept = split.read_bytes()
+    split.unlink()  # nobody would be tested for findings but the patients of the consensus
+    with pytest.raises(DataError, match=r"mimic-cxr-2.0.0-split.csv.gz, which protocol=liao2021 asks for"):
+        index("mimic-cxr", tmp_path, {"protocol": "liao2021"})
+    split.write_bytes(kept)
     consensus.unlink()
     with pytest.raises(DataError, match=r"consensus_image_edema_severity.csv, which protocol=liao2021 asks for"):
         index("mimic-cxr", tmp_path, {"protocol": "liao2021"})

@@ -60,6 +60,13 @@ def test_lower_case_follows_the_settings_or_the_pieces(tmp_path: Path) -> None:
     assert PieceTokenizer.of(str(folder)).encode("NO Effusion").ids.tolist() == [[CLS, len(PIECES), UNK, SEP]]
 
 
+def test_a_piece_that_is_a_line_end_of_unicode_shifts_no_id(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path)
+    (folder / "vocab.txt").write_text("\n".join([*PIECES[:5], "\u2028", "\x85", "no", "mass"]) + "\n", encoding="utf-8")
+    tokenizer = PieceTokenizer.of(str(folder))
+    assert tokenizer.encode("no mass").ids.tolist() == [[CLS, 7, 8, SEP]] and tokenizer.vocabulary == 9
+
+
 def test_tokenizer_json_is_taken_without_its_padding(tmp_path: Path) -> None:
     built = tokenizers.Tokenizer(
         tokenizers.models.BPE({"<s>": 0, "<pad>": 1, "</s>": 2, "n": 3, "o": 4, "no": 5}, [("n", "o")])

@@ -19,8 +19,10 @@ from comodal.data.preprocessing import Preparer, PreprocessingConfig
 from comodal.data.text import Tokenizer
 from comodal.errors import ConfigError, DataError, UnsupportedSubset
 from comodal.inference import matching
-from comodal.inference.matching import images_and_text, levels_of, require_matches, scores_of
+from comodal.inference.matching import images_and_text, levels_of, levels_of_sentences, require_matches, scores_of
 from comodal.method import Matches, Method, MethodConfig, Problem, Requirements
+from comodal.methods.convirt import ConVIRT, ConVIRTConfig
+from comodal.methods.local_mi import LocalMI, LocalMIConfig
 from comodal.modality import Modality, Target
 from comodal.study.pointing import draw, point
 from comodal.study.seen import Work
@@ -118,6 +120,92 @@ def test_levels_of_a_method_without_regions_are_of_whole_reports() -> None:
     np.testing.assert_allclose(off, raw.reports - found)
 
 
+class Wordy(Brightness):
+    """As if it had learned by images as negatives: a number of the sentence alone is in its scores."""
+
+    compared = "images"
+    wordiness = 0.0
+
+    def match(self, batch: Batch, text: Text) -> Matches:
+        found = super().match(batch, text)
+        alone = self.wordiness * torch.where(text.attention, text.ids**2, 0).sum(dim=2).double()
+        if found.sentences is None:
+            return Matches(found.reports + alone.sum(dim=1))
+        scores = found.sentences + alone[None, :, :, None]
+        return Matches(scores.amax(dim=3).nanmean(dim=2), scores, found.grid)
+
+
+def test_levels_of_sentences_against_a_loop_and_a_function_of_the_sentence_changes_nothing() -> None:
+    method, images, reports = Wordy(), samples(5), texts(1, 8)
+    found = levels_of_sentences(method, images, reports, name="report")
+    maps = scores_of(method, images, reports, name="report", maps=True).sentences
+    assert maps is not None and found.shape == (8, 3)
+    for r, text in enumerate(reports):
+        for s in range(3):
+            if s < len(text.ids):
+                best = [max(maps[b, r, s]) for b in range(5)]
+                assert found[r, s] == pytest.approx(np.log(np.mean(np.exp(best, dtype=np.float64))), rel=1e-5)
+            else:
+                assert np.isnan(found[r, s])
+    before = scores_of(method, images, reports, name="report", spoken=found, maps=True)
+    method.wordiness = 0.7
+    raw = scores_of(method, images, reports, name="report").reports
+    moved = levels_of_sentences(method, images, reports, name="report")
+    after = scores_of(method, images, reports, name="report", spoken=moved, maps=True)
+    assert before.sentences is not None and after.sentences is not None
+    np.testing.assert_allclose(after.sentences, before.sentences, atol=1e-4)
+    np.testing.assert_allclose(after.reports, before.reports, atol=1e-4)
+    assert np.abs(raw - after.reports).max() > 1
+    few = levels_of_sentences(method, images, reports, name="report", most=1)  # by the first image alone
+    np.testing.assert_allclose(few, levels_of_sentences(method, images[:1], reports, name="report"))
+
+
+def test_levels_of_reports_of_a_method_without_regions() -> None:
+    method, images, reports = Wordy(regions=False), samples(4), texts(2, 6)
+    found, raw = levels_of_sentences(method, images, reports, name="report"), scores_of(method, images, reports, name="report")
+    np.testing.assert_allclose(found[:, 0], np.log(np.exp(raw.reports).mean(axis=0)))
+    off = scores_of(method, images, reports, name="report", spoken=found).reports
+    np.testing.assert_allclose(off, raw.reports - found.T)
+
+
+def test_parts_are_the_whole_without_levels_of_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, images, reports = Wordy(), samples(7), texts(0, 9)
+    regions, spoken = (levels(method, images, reports, name="report") for levels in (levels_of, levels_of_sentences))
+    whole = scores_of(method, images, reports, name="report", levels=regions, spoken=spoken, maps=True)
+    monkeypatch.setattr(matching, "IMAGES", 3)
+    monkeypatch.setattr(matching, "REPORTS", 4)
+    parts = scores_of(method, images, reports, name="report", levels=regions, spoken=spoken, maps=True)
+    np.testing.assert_array_equal(parts.reports, whole.reports)
+    assert whole.sentences is not None and parts.sentences is not None
+    np.testing.assert_array_equal(parts.sentences, whole.sentences)
+
+
+@pytest.mark.parametrize(
+    ("settings", "compared"),
+    [
+        ({}, "sentences"),
+        ({"against": "images"}, "images"),
+        ({"against": "images", "bound": "mine"}, "both"),
+        ({"bound": "mine"}, "sentences"),  # a region is chosen by what exceeds its negatives, whatever the bound
+        ({"level": "global"}, "sentences"),
+        ({"level": "global", "against": "images"}, "sentences"),  # `against` is of regions
+        ({"level": "global", "symmetric": True}, "both"),
+        ({"level": "global", "bound": "jsd"}, "both"),
+    ],
+)
+def test_what_local_mi_compares(settings: dict[str, Any], compared: str) -> None:
+    own: Any = SimpleNamespace(config=LocalMIConfig(**settings))
+    read: Any = LocalMI.compared
+    assert read.fget(own) == compared
+
+
+def test_what_convirt_compares() -> None:
+    read: Any = ConVIRT.compared
+    for share, compared in ((0.75, "both"), (1.0, "sentences"), (0.0, "images")):
+        own: Any = SimpleNamespace(config=ConVIRTConfig(image_to_text=share))
+        assert read.fget(own) == compared
+
+
 class Mute(Brightness):
     """Has no match of its own."""
 
@@ -207,6 +295,26 @@ def test_a_method_without_regions_cannot_point(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="RUN must score sentences at regions, for phrases to be judged"):
         point(work, seen, [Phrase("0", "Bright.", "", (Place((0.5, 0.5), (0.5, 0.5)),))])
     assert draw(work, seen, []) == () and len(work.notes) == 1 and work.notes[0].startswith("No figures")
+
+
+def test_what_is_taken_off_follows_from_the_method_unless_somebody_says_so(tmp_path: Path) -> None:
+    work = work_for(cohort(tmp_path, (32, 40), PLACES), resize=None)
+    seen = [work.see(case) for case in work.preparer.cohort.cases]
+    spoken = work.encode(["Bright spot.", "Nothing else."], "prompts")
+    raw = work.scores(seen, spoken).reports
+    found = {}
+    for compared in ("sentences", "images", "both"):
+        work.method.__class__ = type("Other", (Brightness,), {"compared": compared})
+        work.levels, work.pool = {}, ()
+        work.level(seen)
+        assert (bool(work.levels), bool(work.pool)) == (compared == "sentences", compared == "images")
+        found[compared] = work.scores(seen, spoken).reports
+    np.testing.assert_array_equal(found["both"], raw)
+    np.testing.assert_allclose(raw - found["images"], (raw - found["images"])[[0, 0, 0, 0]])  # one number for each sentence
+    np.testing.assert_allclose(np.exp(found["images"]).mean(axis=0), 1.0)
+    assert not np.allclose(found["sentences"], raw)
+    work.level(seen, compared="sentences")
+    np.testing.assert_array_equal(work.scores(seen, spoken).reports, found["sentences"])
 
 
 def test_drawn_cases_have_phrases_first_and_no_sentence_twice(tmp_path: Path) -> None:

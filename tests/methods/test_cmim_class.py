@@ -29,6 +29,7 @@ from comodal.modality import Modality
 from comodal.networks.joint import LowRankBilinear
 from comodal.run import read_weights
 from comodal.testing import make_batch, poison
+from comodal.training.events import Event, Said
 from comodal.training.train import train_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +189,7 @@ def test_neither_a_patient_nor_a_report_is_told_from_itself() -> None:
     alike = Text(text.ids[:1].expand(4, -1, -1), text.attention)
     found = losses(built, batch.with_inputs({**batch.inputs, "report": alike}))
     assert all(float(found[name].detach()) == 0 for name in found if "ce" not in name)
+    assert not found.diagnostics  # a zero would read as the best there is
 
 
 def test_in_the_warm_up_the_critics_learn_and_little_reaches_the_encoders() -> None:
@@ -336,6 +338,27 @@ def test_only_the_added_modality_is_trained_on_weights_of_another_run(tmp_path: 
     same = {name for name, value in one.items() if name in two and torch.equal(two[name], value)}
     assert {n for n in one if n.startswith(("encoders.frontal", "heads.own_frontal"))} <= same
     assert "encoders.report.first.weight" not in same
+
+
+def test_what_is_not_trained_with_only_added_must_come_whole_from_another_run(tmp_path: Path) -> None:
+    """And with its words, where it reads reports: else ids of tokens would mean other words without a sign of it."""
+    cohort = write_cohort(tmp_path / "data")
+    small: dict[str, Any] = {"text_channels": 8, "words": 4, "text_blocks": 0, "steps": 2}
+    plain = {**small, "lambda_ll": 0.0, "lambda_lg": 0.0, "training": {"validations": 0}}
+    train_run(config_for(cohort, "cmim-class", **plain), tmp_path / "first")
+    more: dict[str, Any] = {**plain, "added": ["frontal"], "only_added": True}
+    with pytest.raises(ConfigError, match=r"--init must be given .* got none for encoders\.report, heads\. Add --init RUN"):
+        train_run(config_for(cohort, "cmim-class", **more), tmp_path / "alone")
+    with pytest.raises(ConfigError, match=r"--init must bring all .* of encoders\.report\.vectors\.weight, 2 such of 5"):
+        train_run(config_for(cohort, "cmim-class", **{**more, "words": 5}), tmp_path / "wide", init=tmp_path / "first")
+    for file in (tmp_path / "data").glob("*.txt"):
+        file.write_text(file.read_text().replace("nodule", "mass"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--init must know the same words, .*; got other words in .*first"):
+        train_run(config_for(cohort, "cmim-class", **more), tmp_path / "other", init=tmp_path / "first")
+    assert not any((tmp_path / name).exists() for name in ("alone", "wide", "other"))
+    events: list[Event] = []  # where all is trained on, it is said
+    train_run(config_for(cohort, "cmim-class", **plain), tmp_path / "on", init=tmp_path / "first", emit=events.append)
+    assert any(isinstance(event, Said) and "ids of tokens mean other words" in event.text for event in events)
 
 
 @pytest.mark.parametrize(

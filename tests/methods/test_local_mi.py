@@ -336,9 +336,9 @@ def test_the_choice_of_the_region_can_itself_be_the_message() -> None:
     assert read["sentences"] > 1.0 and read["images"] < 0.1, read
 
 
-@pytest.mark.parametrize("settings", [{"pool": "soft"}, {"symmetric": True}])
+@pytest.mark.parametrize("settings", [{"pool": "soft"}, {"symmetric": True}, {"select_by": "score"}])
 def test_what_goes_with_other_sentences_alone(settings: dict[str, object]) -> None:
     with pytest.raises(
-        ConfigError, match=r"must be left as it is where negatives are images; got (soft|True)\. Leave it out, or"
+        ConfigError, match=r"must be left as it is where negatives are images; got (soft|True|score)\. Leave it out, or"
     ):
         method_of(against="images", **settings)

@@ -31,9 +31,14 @@ SIZES = {"halves": (3, 4), "one has no report": (6, 1)}  # the last case has an 
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "sentences": ("local-mi", {"sentences": "all"}),
     "soft": ("local-mi", {"sentences": "all", "pool": "soft", "symmetric": True, "bound": "mine"}),
-    "hard images": ("local-mi", {"sentences": "all", "against": "hard images"}),
+    "images": ("local-mi", {"sentences": "all", "against": "images"}),
     "wholes": ("local-mi", {"level": "global", "symmetric": True}),
     "convirt": ("convirt", {"embedding": 8}),
+    # whole with whole, of which nothing is drawn; all pairs, so that features are exchanged, with their gradients
+    "cmim": (
+        "cmim-class",
+        {"joint": 4, "rank": 4, "lambda_ll": 0, "lambda_lg": 0, "lambda_gg": 1, "global_target": "other", "negatives": "all"},
+    ),
 }
 
 
@@ -128,9 +133,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 def test_two_processes_are_as_one(found: list[dict[str, Tensor]], job: str, case: str) -> None:
     wanted = outcome(job, rows(0, CASES + 1))
     assert abs(float(wanted["loss"])) > 1e-4
-    for result in found:
-        own = {key.removeprefix(f"{case}/{job}/"): t for key, t in result.items() if key.startswith(f"{case}/{job}/")}
-        torch.testing.assert_close(own["loss"], wanted["loss"], rtol=1e-5, atol=1e-6)
+    start = f"{case}/{job}/"
+    each = [{key.removeprefix(start): t for key, t in result.items() if key.startswith(start)} for result in found]
+    losses = torch.stack([own.pop("loss") for own in each])
+    torch.testing.assert_close(losses.mean(), wanted.pop("loss"), rtol=1e-5, atol=1e-6)
+    if job != "cmim":  # of its labels every process has its own share
+        assert losses[0].equal(losses[1])
+    for own in each:
         for name, gradient in wanted.items():
             torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
 

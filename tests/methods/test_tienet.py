@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contract.classified import CLASSES, PATCHES, PHOTO, REPORT, TIENET, VOCABULARY, classified
+from tests.contract.classified import CLASSES, PATCHES, PHOTO, REPORT, TIENET, VOCABULARY, VOLUME, classified
 from tests.methods.reading_room import config_for, write_cohort
 from torch import Tensor, nn
 
@@ -342,6 +342,8 @@ def test_vectors_of_a_file_stay_as_they_are_unless_they_may_not() -> None:
         ((PHOTO, REPORT, Modality("other", "text", 0, 1, grid="other")), {}, "get an image and a text"),
         ((PHOTO, REPORT), {"alpha": 1.0}, "be below 1 for a network that writes reports"),
         ((PHOTO, REPORT), {"encoder": "densenet121"}, "have regions"),
+        ((PHOTO, REPORT), {"text": "bert-128x2"}, "method.text must stay cnn: the LSTM of tienet reads the reports"),
+        ((VOLUME, REPORT), {"slices": "mean"}, "method.slices must stay volume: tienet reads volumes whole"),
         ((PHOTO, REPORT), {"encoder": {"report": "resnet18"}}, "method.encoder must name the image"),
     ],
 )
@@ -422,8 +424,8 @@ def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
         assert b["terms"] == pytest.approx(a["terms"], rel=2e-4, abs=1e-5), a["step"]
 
 
-def test_a_batch_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing draws no random number, so that a prediction and a training step do not depend on each other."""
+def test_writing_draws_no_random_number() -> None:
+    """So that a prediction and a training step do not depend on each other."""
     method = tienet()
     batch = replace(make_batch(method.problem, 2)).keep(["photo"])
     torch.manual_seed(3)

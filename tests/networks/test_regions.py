@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -66,3 +68,68 @@ def test_what_has_no_regions_is_refused() -> None:
     assert set(PARTED) >= {"resnet6", "resnet6-small", "resnet50"} and "densenet121" not in PARTED
     with pytest.raises(ConfigError, match=r"must be a multiple of 2 along each axis; got 3 x 4 \[modality x\]"):
         encoder_of("resnet6-small", modality="x").regions(torch.zeros(1, 128, 3, 4))
+
+
+# ------------------------------------------------------------------------------------------------------------------- tiles
+
+TILED: dict[str, tuple[str, int, tuple[int, ...], int]] = {  # with what is folded into one region
+    "six stages": ("resnet6-small", 2, (64, 32), 2),
+    "a picture": ("resnet10-quarter", 2, (64, 32), 1),
+    "a volume": ("resnet10-quarter", 3, (32, 64, 32), 1),
+}
+
+
+def within(tile: Sequence[int], sizes: Sequence[int]) -> tuple[Any, ...]:
+    """Where a tile of these sizes lies in an image or a map."""
+    return (..., *(slice(at * size, (at + 1) * size) for at, size in zip(tile, sizes, strict=True)))
+
+
+@pytest.mark.parametrize("case", TILED)
+def test_tiles_are_seen_each_by_itself(case: str) -> None:
+    """The map of an image is that of its parts side by side, and the parts are the encoder."""
+    name, dims, sides, fold = TILED[case]
+    encoder, whole, images = (
+        encoder_of(name, dims, tiles=2, fold=fold, patch=sides),
+        encoder_of(name, dims, fold=fold),
+        torch.randn(2, 1, *sides),
+    )
+    with torch.no_grad():
+        low = encoder.low(images)
+        torch.testing.assert_close(encoder(images), encoder.whole(encoder.last(low)), rtol=0, atol=0)
+        steps, places = [side // 2 for side in sides], [side // 2 for side in low.shape[2:]]
+        for tile in itertools.product(range(2), repeat=dims):
+            image, part = (within(tile, sizes) for sizes in (steps, places))
+            torch.testing.assert_close(low[part], whole.low(images[image]), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(low, whole.low(images), atol=1e-3)
+
+
+@pytest.mark.parametrize("case", TILED)
+def test_the_gradient_of_a_region_stays_in_its_tile(case: str) -> None:
+    name, dims, sides, fold = TILED[case]
+    encoder, images = encoder_of(name, dims, tiles=2, fold=fold), torch.randn(1, 1, *sides, requires_grad=True)
+    low = encoder.low(images)
+    regions, grid = encoder.regions(low), encoder.grid(low)
+    for at, place in enumerate(itertools.product(*(range(count) for count in grid))):
+        (found,) = torch.autograd.grad(regions[0, at].square().sum(), images, retain_graph=True)
+        inside = within([2 * p // n for p, n in zip(place, grid, strict=True)], [side // 2 for side in sides])
+        assert bool(found[inside].any()), place
+        found[inside] = 0.0
+        assert not bool(found.any()), place
+
+
+def test_sides_that_are_no_multiple_of_the_tiles_are_refused() -> None:
+    said = r"data\.patch must be a multiple of method\.tiles \(4\) along each axis; got 64 x 66 \[modality x\]\. Change"
+    with pytest.raises(ConfigError, match=said):
+        encoder_of("resnet6-small", tiles=4, patch=(64, 66), modality="x")
+    with pytest.raises(ConfigError, match=said):
+        encoder_of("resnet6-small", tiles=4, modality="x").low(torch.zeros(1, 1, 64, 66))
+    with pytest.raises(ConfigError, match=r"sides of at least 16 pixels; got 8 x 8"):  # what is too small is the tile
+        encoder_of("resnet6-small", tiles=4, patch=(32, 32))
+
+
+def test_a_region_that_lies_across_tiles_is_refused() -> None:
+    encoder = encoder_of("resnet6-small", tiles=4, patch=(96, 96))
+    said = r"the map of a tile must be a multiple of method\.fold .*; got 3 x 3 with fold 2\. Set method\.fold to 1"
+    with pytest.raises(ConfigError, match=said):
+        encoder.regions(torch.zeros(1, 128, 12, 12))
+    assert encoder_of("resnet6-small", tiles=4, fold=6).regions(torch.zeros(1, 128, 12, 12)).shape == (1, 4, 36 * 128)

@@ -313,12 +313,13 @@ def test_the_phantom_and_the_study_are_laid_out_and_nothing_is_done_twice(stub: 
 
 def test_a_changed_study_is_used_and_said(stub: PublishedTable, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_phantom("brain", out, {"cases": 5, "size": 48, "seed": 1})
+    write_phantom("brain", out, {"cases": 4, "size": 48, "seed": 1})
     own = yaml.safe_dump({**STUDY, "methods": STUDY["methods"][:1]})
     (out / "study.yaml").write_text(own)
     events: list[Event] = []
     assert prepare_table(stub, out, emit=events.append).read_text() == own
     assert f"{out / 'study.yaml'} differs from the one that comes with comodal (stub.yaml); it is used as it is" in said(events)
+    assert f"the phantom in {out / 'files'} has cases 4 instead of 5; it is used as it is" in said(events)
 
 
 @pytest.fixture

@@ -88,6 +88,16 @@ def test_a_tokenizer_of_others_with_an_encoder_of_ours(cohort: Path, encoder: Pa
     assert read_weights(run.path / "weights.safetensors")["encoder.encoders.report.vectors.weight"].shape == (len(PIECES), 4)
 
 
+def test_a_tokenizer_beside_that_of_the_encoder_is_told(cohort: Path, encoder: Path, tmp_path: Path) -> None:
+    config = config_for(cohort, "classifier", "report", text=str(encoder), **SHORT)
+    other = write_encoder(tmp_path / "other")
+    config = config.model_copy(update={"data": config.data.model_copy(update={"tokenizer": str(other)})}).resolved()
+    events: list[Event] = []
+    train_run(config, tmp_path / "run", emit=events.append)
+    said = f"data.tokenizer is {other} and method.text {encoder}"
+    assert any(isinstance(event, Said) and event.text.startswith(said) for event in events)
+
+
 def test_a_flood_of_unknown_pieces_is_refused_before_anything_is_written(cohort: Path, encoder: Path, tmp_path: Path) -> None:
     (encoder / "vocab.txt").write_text("\n".join([*PIECES[:5], "нет", "выпота"]))
     config = config_for(cohort, "classifier", "report", text=str(encoder), **SHORT)

@@ -37,7 +37,7 @@ def match(
     phrases: PathLike | None = None,
     out: PathLike | None = None,
     subjects: str | Sequence[str] | None = None,
-    raw: bool = False,
+    raw: bool | None = None,
     device: str = "auto",
     on_event: Emit = silent,
 ) -> Matches:
@@ -51,7 +51,8 @@ def match(
         phrases: A phrases.csv with true places; see `comodal.data.phrases`.
         out: A new or empty folder for figures: of each case the maps of its sentences.
         subjects: Cases to draw; None chooses a few.
-        raw: Leave scores as the method says; see `comodal.inference.matching.levels_of`.
+        raw: True leaves scores as the method says, False takes off the level of each region or image, None what the training of
+            the method leaves free; see docs/matching.md.
         device: "auto", "cpu" or "cuda".
         on_event: Listener.
 

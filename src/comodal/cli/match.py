@@ -28,7 +28,10 @@ def match(
     subject: Annotated[
         list[str] | None, typer.Option("--subject", metavar="ID", help="A case to draw (repeatable); a few by default.")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Leave scores as the method says.")] = False,
+    raw: Annotated[
+        bool | None,
+        typer.Option("--raw/--contrasted", help="Scores as the method says, or minus what a region scores with anything."),
+    ] = None,
     device: Device = "auto",
     console: Console,
 ) -> Answer:
@@ -56,7 +59,7 @@ def match(
         show += [_zero_shot(document["zero_shot"]), *_undefined(document["zero_shot"])]
     if document["grounding"]:
         show += [_grounding(document), _constants(document)]
-    show.append(f"Results: {made.file}")
+    show += [f"Scores: {document['conventions']['scores']}.", f"Results: {made.file}"]
     if made.figures:
         show.append(f"Figures: {out}")
     return Answer({**document, "file": made.file, "figures": made.figures}, show=show)

@@ -30,16 +30,17 @@ BUDGET = 4 * 1024**3
 
 @dataclass(frozen=True)
 class Source:
-    """Whose file is being read, for the error text. subject and modality are empty where unknown."""
+    """Whose file is being read, for the error text. subject and modality are empty where unknown; kind is what it should be."""
 
     path: Path
     subject: str = ""
     modality: str = ""
+    kind: str = "image"
 
     def error(self, rule: str, got: object, *, do: str, path: Path | None = None) -> DataError:
         """A `DataError` in the form of the house that names file, subject and modality."""
         place = {"subject": self.subject or None, "modality": self.modality or None}
-        return DataError(message("image file", rule, got, do=do, file=str(path or self.path), **place))
+        return DataError(message(f"{self.kind} file", rule, got, do=do, file=str(path or self.path), **place))
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,8 @@ def _check_bag(found: CaseFindings, cohort: Cohort, *, spec: ModalitySpec | Targ
 def _check_text(found: CaseFindings, text: str, place: Place) -> None:
     words = " ".join(text.split())
     if not words:
-        found.add("warning", "the report is empty", "Blank the cell: an empty report is an absent one", place=place)
+        do = "Blank the cell: an empty report is an absent one, and training refuses it"
+        found.add("error", "the report is empty", do, place=place)
         return
     found.texts[place.column] = hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
     said = said_in(text)

@@ -40,8 +40,9 @@ class Options(BaseModel):
         edema_split: Whether the images of the consensus are the only test cases of edema: their other studies are left out, and
             other test cases have no grade.
         protocol: "official" keeps the official split; "liao2021" tests the patients that Liao et al. (2021) test in one of its
-            two tasks, and trains with grades by rules alone (`comodal.data.mimic_protocol`). With findings=pathology9 and
-            unknown labels ignored, as they are by default, these are its data.
+            two tasks, trains with grades by rules alone, and leaves out labels of radiologists
+            (`comodal.data.mimic_protocol`). With findings=pathology9 and unknown labels ignored, as they are by default, these
+            are its data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -180,7 +181,7 @@ def _read_findings(tables: dict[str, Path], options: Options, root: Path) -> _Fi
         rule = f"hold the table mimic-cxr-2.0.0-{options.labels}.csv.gz that labels={options.labels} asks for"
         raise DataError(message("ROOT", rule, "none", do=do, file=str(root)))
     read = Labels()
-    if "test-set-labeled" in tables:
+    if "test-set-labeled" in tables and options.protocol == "official":
         read = read_labels(tables["test-set-labeled"], renamed={"Lung Opacity": "Airspace Opacity"})
     rows = {**labels.rows, **read.rows}
     return _Findings(Labels(rows), read, options.labels) if rows else None

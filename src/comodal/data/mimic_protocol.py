@@ -28,7 +28,8 @@ def liao2021(cases: Sequence[Case], edema: Edema, subjects: Mapping[str, str], *
 
     Tested are the patients of the official test split without those that have a grade of edema to train with, and the patients
     of the consensus on images. Everybody else is trained on, or chooses weights where the official split says so; the paper has
-    no such part. Grades to train with are those by rules; in the test only the consensus is a grade.
+    no such part. Grades to train with are those by rules; in the test only the consensus is a grade. Findings are those of the
+    program that labels reports, in the test as well.
 
     Args:
         cases: Studies with the official split, as far as there is one.
@@ -40,8 +41,12 @@ def liao2021(cases: Sequence[Case], edema: Edema, subjects: Mapping[str, str], *
         The cases with split and grade of the protocol, and what is to be noted.
 
     Raises:
-        DataError: There is no consensus.
+        DataError: There is no consensus, or no official split.
     """
+    if not any(case.split for case in cases):
+        do = "Copy it below the root, or leave protocol out"
+        rule = "hold mimic-cxr-2.0.0-split.csv.gz, which protocol=liao2021 asks for"
+        raise DataError(message("ROOT", rule, "no table of splits with these patients", do=do, file=str(root)))
     if not edema.images:
         do = "Copy it below the root and keep edema=auto, or leave protocol out"
         rule = "hold consensus_image_edema_severity.csv, which protocol=liao2021 asks for"

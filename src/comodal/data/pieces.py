@@ -110,7 +110,7 @@ class PieceTokenizer:
             ids = self._built.encode(sentence).ids
             rows.append(ids if len(ids) <= most else [*ids[: most - 1], ids[-1]])
         if not rows:
-            do = "Blank the cell in cohort.csv if there is no report"
+            do = "Leave it out where there is no report; in cohort.csv blank the cell"
             rule, got = "hold at least one word", repr(text[:40])
             raise DataError(message("report", rule, got, subject=subject, modality=modality, file=file, do=do))
         length = max(map(len, rows))
@@ -213,8 +213,9 @@ def _read(content: str, file: str) -> Any:
 
 def _from_vocabulary(file: Path, lower: object) -> Any:
     """A tokenizer of BERT from its list of pieces; where nothing says so, lower case is what a list without capitals wants."""
-    pieces = file.read_text(encoding="utf-8", errors="replace").splitlines() if _fits(file) else []
-    ids = {piece.strip("\n"): number for number, piece in enumerate(pieces)}
+    content = file.read_text(encoding="utf-8", errors="replace") if _fits(file) else ""
+    pieces = content.removesuffix("\n").split("\n")  # a piece may be a sign at which `splitlines` would split, and shift ids
+    ids = {piece: number for number, piece in enumerate(pieces)}
     if "[UNK]" not in ids or "[CLS]" not in ids or "[SEP]" not in ids:
         rule, do = "have [UNK], [CLS] and [SEP] among its pieces", "Take the file again from where the encoder comes from"
         raise ConfigError(message(OWNER, rule, f"{len(pieces)} lines without", file=str(file), do=do))

@@ -284,7 +284,7 @@ def read_text(path: Path, *, subject: str = "", modality: str = "") -> str:
     Raises:
         DataError: No such file, not UTF-8, or longer than 4 MiB.
     """
-    source = Source(Path(path), subject, modality)
+    source = Source(Path(path), subject, modality, "text")
     with opened(source) as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:

@@ -10,10 +10,11 @@ import unicodedata
 from collections.abc import Iterator
 
 KEPT_SENTENCES, KEPT_TOKENS = 16, 48  # of a report and of a sentence, by default
+_LOOK_BACK = 128  # letters before a stop that say whether it ends a sentence
 
 # Where a sentence may end: . ? ! before white space or the end, so that "3.5 mm" stays whole, with what closes around them; or
 # a full stop that was typed without a space after a word ("normal.No effusion").
-_STOP = re.compile(r"[.?!]+[\"'”’)\]]*(?=\s|$)|(?:(?<=[a-z]{2})|(?<=XX))\.(?=[A-Z][a-z])|[。！？؟।]")
+_STOP = re.compile(r"(?<![.?!])[.?!]++[\"'”’)\]]*+(?=\s|$)|(?:(?<=[a-z]{2})|(?<=XX))\.(?=[A-Z][a-z])|[。！？؟।]")
 _WORD_BEFORE = re.compile(r"([^\W\d_][^\s,;:()\[\]\"]*)\.[\"'”’)\]]*$")
 # A line end inside a sentence: the text goes on in lower case, and no stop, colon or list item stands between.
 _WRAPPED = re.compile(r"(?<=[^\s.?!:;])[ \t]*\r?\n[ \t]*(?=[a-z])(?![a-z][.)]\s)")
@@ -88,10 +89,10 @@ def sentences(text: str) -> list[str]:
 def _pieces(line: str) -> Iterator[str]:
     begin = 0
     for stop in _STOP.finditer(line):
-        piece = line[begin : stop.end()].strip()
-        if piece and _ends(piece, line[stop.end() : stop.end() + 40].lstrip()):
-            yield piece
-            begin = stop.end()
+        end = stop.end()  # what was said long before does not matter, and would be copied at each stop
+        if _ends(line[max(begin, end - _LOOK_BACK) : end].strip(), line[end : end + 40].lstrip()):
+            yield line[begin:end].strip()
+            begin = end
     if rest := line[begin:].strip():
         yield rest
 

@@ -120,7 +120,7 @@ class Tokenizer(BaseModel):
         kept = sentences(text)[: self.max_sentences]
         rows = [[START, *map(self._id, words(sentence))][: self.max_tokens] for sentence in kept]
         if not rows:
-            do = "Blank the cell in cohort.csv if there is no report"
+            do = "Leave it out where there is no report; in cohort.csv blank the cell"
             rule, got = "hold at least one word", repr(text[:40])
             raise DataError(message("report", rule, got, subject=subject, modality=modality, file=file, do=do))
         length = max(map(len, rows))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from comodal.inference.predictor import Device, evaluating
 from comodal.method import Matches, Method, Problem
 
 Floats = NDArray[np.float64]
+_Value = TypeVar("_Value")
 IMAGES, REPORTS = 64, 256  # at most, at once
 VOXELS = 2**23  # of the images at once: 64 pictures of 362 x 362
 
@@ -92,6 +94,7 @@ def scores_of(
     *,
     name: str,
     levels: Floats | None = None,
+    spoken: Floats | None = None,
     maps: bool = False,
     device: Device = "cpu",
 ) -> Scores:
@@ -102,8 +105,9 @@ def scores_of(
         samples: B images; nothing else of them is put into a batch.
         texts: R reports, (S, L) each.
         name: The modality of the reports.
-        levels: What is taken off the scores, see `levels_of`; a report then scores the mean over its sentences of the maximum
-            over regions. None leaves all as the method says.
+        levels: (B, N) or (B, 1), what is taken off the scores of a region or image, see `levels_of`; a report then scores the
+            mean over its sentences of the maximum over regions. None leaves all as the method says.
+        spoken: (R, S) or (R, 1), what is taken off the scores of a sentence or report, see `levels_of_sentences`.
         maps: Whether the scores of sentences at regions are kept.
         device: Where the method is.
     """
@@ -120,7 +124,8 @@ def scores_of(
             for start in range(0, len(texts), REPORTS):
                 text = texts_of(problem, name, texts[start : start + REPORTS])
                 found = method.match(batch, text.to(device))
-                reports, sentences = _off(found, off)
+                said = None if spoken is None else torch.from_numpy(spoken[start : start + REPORTS, : text.ids.shape[1]])
+                reports, sentences = _off(found, off, said)
                 row.append(reports.numpy())
                 grid = tuple(found.grid)
                 if maps and sentences is not None:
@@ -130,14 +135,16 @@ def scores_of(
     return Scores(np.concatenate(rows), _joined(kept, parts) if kept else None, grid)
 
 
-def _off(found: Matches, levels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _off(found: Matches, levels: Tensor | None, spoken: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Scores of reports, in float64, and of sentences, on the CPU, without their levels."""
     reports, sentences = found.reports.double().cpu(), None if found.sentences is None else found.sentences.cpu()
-    if levels is None:
+    if levels is None and spoken is None:
         return reports, sentences
     if sentences is None:
-        return reports - levels, None
-    sentences = sentences - levels[:, None, None].to(sentences.dtype)
+        reports = reports if levels is None else reports - levels  # (B, 1)
+        return reports if spoken is None else reports - spoken[:, 0], None
+    sentences = sentences if levels is None else sentences - levels[:, None, None].to(sentences.dtype)
+    sentences = sentences if spoken is None else sentences - spoken[:, :, None].to(sentences.dtype)
     return sentences.amax(dim=3).nanmean(dim=2).double(), sentences
 
 
@@ -167,11 +174,9 @@ def levels_of(
     Returns:
         (B, N) float64, or (B, 1) of a method without regions, from whole reports.
     """
-    every = [Text(text.ids[[s]], text.attention[[s]]) for text in reports for s in range(len(text.ids))]
-    some = _spread([text for text in every if text.attention.any()], most)
+    some = _spread([sentence for text in reports for sentence in _sentences(text) if sentence.attention.any()], most)
     distinct: dict[tuple[int, ...], int] = {}
-    keys = [tuple(text.ids[text.attention].tolist()) for text in some]
-    rows = [distinct.setdefault(key, len(distinct)) for key in keys]
+    rows = [distinct.setdefault(_tokens(text), len(distinct)) for text in some]
     texts = [some[rows.index(place)] for place in range(len(distinct))]
     maps = scores_of(method, samples, texts, name=name, maps=True, device=device).sentences
     if maps is None:
@@ -182,7 +187,52 @@ def levels_of(
     return np.asarray(scores.logsumexp(dim=1).numpy())
 
 
-def _spread(values: Sequence[Text], most: int) -> list[Text]:
+def levels_of_sentences(
+    method: Method,
+    samples: Sequence[Sample],
+    texts: Sequence[Text],
+    *,
+    name: str,
+    most: int = 256,
+    device: Device = "cpu",
+) -> Floats:
+    """What a sentence scores with any image: log mean exp over images of its score at the best region.
+
+    A critic that learned by InfoNCE among images is the log ratio of densities plus any function of the sentence, so that
+    sentences can be compared only once this is taken off. It is one number for all regions of all images.
+
+    Args:
+        method: On `device`.
+        samples: At least one image.
+        texts: R reports.
+        name: The modality of the reports.
+        most: At most so many images, spread evenly.
+        device: Where the method is.
+
+    Returns:
+        (R, S) float64, NaN where there is no sentence; (R, 1) of a method without regions, of whole reports.
+    """
+    some = _spread(samples, most)
+    wholes = not scores_of(method, some[:1], texts[:1], name=name, device=device).grid
+    parts = [[text] if wholes else _sentences(text) for text in texts]
+    distinct = {_tokens(part): part for own in parts for part in own if part.attention.any()}
+    scores = torch.from_numpy(scores_of(method, some, list(distinct.values()), name=name, device=device).reports)
+    values = dict(zip(distinct, (scores.logsumexp(dim=0) - math.log(len(some))).tolist(), strict=True))
+    out = np.full((len(texts), max(map(len, parts))), np.nan)
+    for row, own in zip(out, parts, strict=True):
+        row[: len(own)] = [values.get(_tokens(part), np.nan) for part in own]
+    return out
+
+
+def _sentences(text: Text) -> list[Text]:
+    return [Text(text.ids[[s]], text.attention[[s]]) for s in range(len(text.ids))]
+
+
+def _tokens(text: Text) -> tuple[int, ...]:
+    return tuple(text.ids[text.attention].tolist())
+
+
+def _spread(values: Sequence[_Value], most: int) -> list[_Value]:
     places = np.unique(np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int))
     return [values[place] for place in places]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from comodal.information.critics import ConcatConvolveCritic
 from comodal.information.objective import Objective
-from comodal.information.pairs import Negatives, sample_locations
+from comodal.information.pairs import Negatives, any_apart, sample_locations
 
 JOINT = "*"  # names the embedding of all modalities; no modality can be called so
 Target = Literal["joint", "other"]
@@ -158,7 +158,7 @@ class CrossModal(nn.Module):
             one, two = (side if open_ == 1 else side.detach() + open_ * (side - side.detach()) for side in sides)
             value = self.objectives[f"{term}-{x}-{y}"](one, two, groups=groups)
             terms[name] = -self.weights[term] * value
-            if len(groups[0].unique()) > 1:
+            if any_apart(groups):
                 told[f"I/{name}"] = value
         return terms, told
 

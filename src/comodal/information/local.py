@@ -44,10 +44,10 @@ def maximum_over_regions(
 ) -> Selection:
     """The maximum over regions of Equation (5), Liao et al. (2021): max_n I(z_n of the image, sentence), for every sentence.
 
-    All regions are scored without gradient; the critic then scores the chosen ones alone, with gradient. Regions that no
-    sentence chose get exactly zero (as long as the critic treats each region by itself, which batch norm does not). The
-    maximum is one-way: every sentence finds a region, a region may be found by none. Negatives are the same region with
-    sentences of other reports; sentences of the same report never serve.
+    The choice has no gradient, and only the scores of the chosen regions have one. Regions that no sentence chose get exactly
+    zero (as long as the critic treats each region by itself, which batch norm does not). The maximum is one-way: every sentence
+    finds a region, a region may be found by none. Negatives are the same region with sentences of other reports; sentences of
+    the same report never serve.
 
     Args:
         critic: Scores features of a region and of a sentence.

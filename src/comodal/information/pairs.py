@@ -118,6 +118,19 @@ def same_group(rows: Sequence[Tensor], columns: Sequence[Tensor], *, shape: tupl
     return same
 
 
+def any_apart(groups: Sequence[Tensor]) -> bool:
+    """Whether some pair of these items is of one group in none of the groupings, so that it may be a negative.
+
+    Args:
+        groups: Each (B,), at least one.
+
+    >>> any_apart([torch.tensor([1, 1, 2]), torch.tensor([5, 6, 6])]), any_apart([torch.tensor([1, 1])])
+    (True, False)
+    """
+    count = len(groups[0])
+    return not bool(same_group(groups, groups, shape=(count, count)).all())
+
+
 def cyclic_shift(count: int, by: int = 1) -> Tensor:
     """Partners for negatives: item i is paired with item i + by, cyclically.
 

@@ -37,7 +37,7 @@ from comodal.batch import Batch, Features, cleared
 from comodal.errors import ConfigError, message, nearest
 from comodal.information.alignment import Alignment
 from comodal.information.cross_modal import JOINT, CrossModal, View, compared
-from comodal.information.pairs import group_numbers
+from comodal.information.pairs import any_apart, group_numbers
 from comodal.method import Citation, Losses, Method, MethodConfig, Monitor, Prediction, Problem, Requirements, Stage
 from comodal.networks.class_settings import ClassificationConfig
 from comodal.networks.classification import (
@@ -191,6 +191,13 @@ class CMIMClass(Method):
         """Weights of the encoders."""
         return local_pretrained(self.encoders, "encoders", self.config)
 
+    @property
+    def borrowed(self) -> tuple[str, ...]:
+        """With `only_added`: all that predicts beside the added modalities."""
+        if not self.config.only_added:
+            return ()
+        return (*(f"encoders.{name}" for name in self.main), "heads", *(("embedding",) if BOTH in self.heads else ()))
+
     # ------------------------------------------------------------------------------------------------ training
     def stages(self) -> tuple[Stage, ...]:
         """All but the added modalities at once; then each of these, without labels, against a frozen encoder."""
@@ -291,8 +298,9 @@ class CMIMClass(Method):
         both = (rows & known).nonzero().flatten()
         alike = [self._alike(batch, n)[both] for n in (name, self.anchor) if n in self._reports]
         patients = group_numbers(batch.groups, device=batch.device)[both]
-        value = self._aligner(name)(whole[both], anchor[both], groups=[patients, *alike])
-        told = {f"I/{name}-{self.anchor}": value} if len(patients.unique()) > 1 else {}
+        groups = [patients, *alike]
+        value = self._aligner(name)(whole[both], anchor[both], groups=groups)
+        told = {f"I/{name}-{self.anchor}": value} if any_apart(groups) else {}
         return Losses({f"align/{name}": -value}, told)
 
     # ------------------------------------------------------------------------------------------------ prediction

@@ -84,6 +84,12 @@ class ConVIRT(PretrainedByReports):
         terms = {"infonce/image to text": -share * forth, "infonce/text to image": -(1 - share) * back}
         return Losses(terms, {"information": (forth + back) / 2, "log K": math.log(scores.candidates)})
 
+    @property
+    def compared(self) -> Literal["sentences", "images", "both"]:
+        """Both ways, unless lambda is 1 or 0."""
+        share = self.config.image_to_text
+        return "both" if 0 < share < 1 else "sentences" if share else "images"
+
     def match(self, batch: Batch, text: Text) -> Matches:
         """Cosine / t of image and report, or the mean over its sentences, as `unit` says; NaN of a report without a word."""
         self.require_support(batch.present)

@@ -80,7 +80,8 @@ class LocalMI(PretrainedByReports):
 
     def __init__(self, problem: Problem, config: LocalMIConfig) -> None:
         super().__init__(problem, config)
-        for key, asked in (("pool", config.pool == "soft"), ("symmetric", config.symmetric)):
+        said = {"pool": config.pool == "soft", "symmetric": config.symmetric, "select_by": config.select_by != "estimate"}
+        for key, asked in said.items():
             if asked and config.level == "local" and config.against != "sentences":
                 rule, do = "be left as it is where negatives are images", "Leave it out, or set method.against to sentences"
                 raise ConfigError(message(f"method.{key}", rule, getattr(config, key), do=do))
@@ -122,6 +123,17 @@ class LocalMI(PretrainedByReports):
         x, y = self.of_images(images, self.image), self.of_reports(text, lambda part: self.text.report(part)[0])
         kin = [group_numbers(groups), word_numbers(*as_one(text))]
         return contrast(self.objective.critic, x, y, groups=kin), {}
+
+    @property
+    def compared(self) -> Literal["sentences", "images", "both"]:
+        """InfoNCE compares what it has as negatives; the other bounds, and its symmetric form, compare both.
+
+        Where negatives are sentences, regions are chosen by what exceeds their negatives, whatever the bound.
+        """
+        one_way = self.config.bound == "info_nce" and not self.config.symmetric
+        if self.config.level == "local" and self.config.against == "sentences":
+            return "sentences"
+        return ("sentences" if self.config.level == "global" else "images") if one_way else "both"
 
     def match(self, batch: Batch, text: Text) -> Matches:
         """Scores by the critic: sentences at regions, and reports by the mean over their sentences of the maximum over regions.

@@ -102,6 +102,11 @@ class TieNet(Method):
         check_target_weights(config.target_weights, problem)
         image, self.report = _image_and_text(problem)
         self.image = image.name
+        unread = [("text", "the LSTM of tienet reads the reports")]
+        unread += [("slices", "tienet reads volumes whole")] if problem.dims_of(image.name) == 3 else []
+        for key, why in unread:
+            if getattr(config, key) != (default := TieNetConfig.model_fields[key].default):
+                raise ConfigError(message(f"method.{key}", f"stay {default}: {why}", getattr(config, key), do="Leave it out"))
         if config.alpha == 1 and config.absent == "generated":
             do = "Set method.absent to empty, or alpha to less than 1"
             raise ConfigError(message("method.alpha", "be below 1 for a network that writes reports", config.alpha, do=do))

@@ -15,6 +15,7 @@ from comodal.errors import ConfigError, message, nearest
 from comodal.method import Problem
 from comodal.networks.latents import EncoderConfig
 from comodal.networks.regions import RegionEncoder
+from comodal.networks.retraining import a_word, of_none
 from comodal.networks.texts import TextEncoder, text_encoder, text_pretrained
 from comodal.processes import world_size
 
@@ -88,7 +89,11 @@ def local_features(encoder: nn.Module, batch: Batch, name: str) -> Found:
         bool, which places there are. Zeros where there is nothing.
     """
     if isinstance(encoder, TextEncoder):
-        whole, places, valid, rows = encoder.words(batch.text(name))
+        text = batch.text(name)
+        whole, places, valid, rows = encoder.words(text)
+        if world_size() > 1 and not bool(rows.any()):  # the graph of the others, see `of_none`; a sum over no row is 0
+            one, each = of_none(encoder, lambda: encoder.words(a_word(text))[:2])
+            whole, places = whole + one.sum(), places + each.sum()
         return rows, whole, places, valid
     assert isinstance(encoder, RegionEncoder)
     images, rows = batch.image(name), batch.is_present(name)
@@ -111,11 +116,8 @@ def _of_images(encoder: RegionEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_nothing(encoder: RegionEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """No rows. Other processes may have some, and then this one must know how many places an image has."""
-    count = 1
+    """No rows. Other processes may have some: this one then needs their graph, and to know how many places an image has."""
     if world_size() > 1:
-        mode = encoder.training
-        with torch.no_grad():
-            count = _of_images(encoder.eval(), torch.zeros_like(images[:1]))[1].shape[1]
-        encoder.train(mode)
-    return images.new_zeros(0, encoder.features), images.new_zeros(0, count, encoder.map_features)
+        whole, places = of_none(encoder, lambda: _of_images(encoder, torch.zeros_like(images[:1])))
+        return whole, places
+    return images.new_zeros(0, encoder.features), images.new_zeros(0, 1, encoder.map_features)

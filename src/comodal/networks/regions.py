@@ -54,7 +54,8 @@ class RegionEncoder(ImageEncoder):
         channels: Of the image.
         fold: Places along each axis of the lower map that are one region; None: as the table says.
         tiles: Parts along each axis of the image that the lower blocks see each by itself, so that a region holds nothing of
-            the others; 0: the whole image, where a place of the map sees far around itself.
+            the others; 0: the whole image, where a place of the map sees far around itself. The running statistics of batch
+            normalisation are those of parts.
         norm: As `ImageEncoder`.
         patch: Size of the image; () where it is not known.
         modality: For messages.
@@ -132,6 +133,11 @@ class RegionEncoder(ImageEncoder):
             rule, do = f"be a multiple of {fold} along each axis", "Set data.patch to a multiple of 2 x 32, or method.fold to 1"
             got = " x ".join(map(str, sides))
             raise ConfigError(message("the map of the regions", rule, got, do=do, modality=self.modality))
+        parts = [side // self.tiles for side in sides] if self.tiles else []
+        if any(part % fold and fold % part for part in parts):
+            rule = "be a multiple of method.fold along each axis, or divide it, so that regions share no tile"
+            got, do = f"{' x '.join(map(str, parts))} with fold {fold}", "Set method.fold to 1, or change method.tiles"
+            raise ConfigError(message("the map of a tile", rule, got, do=do, modality=self.modality))
         split = [part for side in sides for part in (side // fold, fold)]
         cut = low.reshape(*low.shape[:2], *split)  # (B, C, X, f, Y, f, ...)
         places, inner = [2 + 2 * axis for axis in range(dims)], [3 + 2 * axis for axis in range(dims)]

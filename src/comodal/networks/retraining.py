@@ -267,14 +267,14 @@ class PretrainedByReports(Method):
         """`encode` of (B, C, *spatial); of no image see `of_none`."""
         if len(images):
             return encode(images).float()
-        return of_none(self.image, lambda: encode(images.new_zeros(1, *images.shape[1:]))).float()
+        return of_none(self.image, lambda: (encode(images.new_zeros(1, *images.shape[1:])),))[0].float()
 
     def of_reports(self, text: Text, encode: Callable[[Text], Tensor]) -> Tensor:
         """`encode` of B reports; of none see `of_none`."""
         if len(text.ids):
             return encode(text).float()
-        word = Text(text.ids.new_zeros(1, 1, 1), text.attention.new_ones(1, 1, 1))
-        return of_none(self.text, lambda: encode(word)).float()
+        word = a_word(text)
+        return of_none(self.text, lambda: (encode(word),))[0].float()
 
     def _reader(self, way: str) -> Retrained:
         found = self.retrained[way]
@@ -310,8 +310,8 @@ class PretrainedByReports(Method):
         return Prediction(class_probabilities(logits, self.problem.targets), used)
 
 
-def of_none(network: nn.Module, features: Callable[[], Tensor]) -> Tensor:
-    """(0, ...) features: what a process without rows puts into the exchange, with the graph that the others have.
+def of_none(network: nn.Module, features: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Features (0, ...): what a process without rows puts into the exchange, with the graph that the others have.
 
     Processes exchange features, and then gradients of features and of parameters, all in the order in which the graph is gone
     back. A process whose graph lacks a network would be done with its parameters too early and meet the others' exchanges with
@@ -324,10 +324,15 @@ def of_none(network: nn.Module, features: Callable[[], Tensor]) -> Tensor:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        return features()[:0]
+        return tuple(each[:0] for each in features())
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def a_word(like: Text) -> Text:
+    """A report of one made-up token, for `of_none`."""
+    return Text(like.ids.new_zeros(1, 1, 1), like.attention.new_ones(1, 1, 1))
 
 
 def in_chunks(text: Text) -> list[Text]:

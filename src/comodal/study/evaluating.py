@@ -160,7 +160,7 @@ def evaluate_run(
                 overlap=overlap,
                 on_progress=progress,
             )
-        notes = (*results.notes, *_set_at_test(run), *_seen_before(run, chosen, cohort), *_leakage(run))
+        notes = (*results.notes, *notes_of(run, chosen, cohort))
         targets = [target.name for target in run.problem.targets]
         trained_on = training_cases(run.cohort, run.splits.get("train", []), run.problem.names, targets=targets)
         results = results.model_copy(update={"notes": notes, "training": trained_on})
@@ -169,6 +169,17 @@ def evaluate_run(
             made = make_examples(method, preparer, chosen, results=results, device=where, overlap=overlap)
             save_examples(run.path / "examples" / results.split, made)
     return results
+
+
+def notes_of(run: Run, cases: Sequence[Case], cohort: Cohort | None) -> tuple[str, ...]:
+    """What must stand beside any number of a run: settings at test, and patients whom it may have seen before.
+
+    Args:
+        run: As it is asked.
+        cases: Those that are asked about.
+        cohort: Theirs where it is another than the run's own.
+    """
+    return (*_set_at_test(run), *_seen_before(run, cases, cohort), *_leakage(run))
 
 
 def _set_at_test(run: Run) -> list[str]:

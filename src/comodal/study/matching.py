@@ -23,12 +23,16 @@ from comodal.evaluation.results import MetricValue
 from comodal.inference.matching import images_and_text, require_matches
 from comodal.modality import subsets
 from comodal.run import Run
-from comodal.study.evaluating import cases_of, cohort_name, name_of, pick_device
+from comodal.study.evaluating import cases_of, cohort_name, name_of, notes_of, pick_device
 from comodal.study.pointing import DrawnCase, draw, point
 from comodal.study.seen import Seen, Work, key_of
 from comodal.training.events import Clock, Emit, Progress, Said, silent
 
 RAW = "as the method says"
+OF_SENTENCES = (
+    "of a sentence at a region, or of a report with an image: that of the method minus the log mean exp of what this sentence, "
+    "or report, scores with the images of these cases"
+)
 CONTRASTED = (
     "of a sentence at a region, or of a report with an image: that of the method minus the log mean exp of what this region or "
     "image scores with the sentences, or reports, of these cases"
@@ -47,7 +51,8 @@ class Request:
         prompts: A YAML file {target: {class: {positive: [...], negative: [...]}}}; None takes what is shipped.
         phrases: A `phrases.csv`; None judges no grounding.
         subjects: Cases to draw; None chooses a few.
-        raw: Whether scores stay as the method says, see `comodal.inference.matching.levels_of`.
+        raw: Whether scores stay as the method says, True, or lose the level of their region or image, False, see
+            `comodal.inference.matching.levels_of`; None: they lose what the training leaves free, see `Method.compared`.
     """
 
     split: str = "test"
@@ -55,7 +60,7 @@ class Request:
     prompts: Path | None = None
     phrases: Path | None = None
     subjects: tuple[str, ...] | None = None
-    raw: bool = False
+    raw: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +100,7 @@ def match_run(run: Run, request: Request, *, figures: bool = False, device: str 
     cases = _cases(run, request, images)
     labels = request.cohort is None or {t.name for t in run.problem.targets} <= {t.name for t in request.cohort.targets}
     work = Work(run, method, run.preparer(request.cohort, targets=labels), where, images, text)
+    work.notes += notes_of(run, cases, request.cohort)
     seen, clock = [], Clock(len(cases))
     for done, case in enumerate(cases, start=1):
         seen.append(work.see(case))
@@ -103,7 +109,7 @@ def match_run(run: Run, request: Request, *, figures: bool = False, device: str 
     if len(paired) < len(seen):
         work.notes.append(f"{len(seen) - len(paired)} of {len(seen)} cases have no report: they take no part in retrieval.")
     if not request.raw:
-        work.level(seen)
+        work.level(seen, compared=None if request.raw is None else "sentences")
     found: dict[str, Any] = {}
     if phrases:
         found |= point(work, seen, phrases)
@@ -115,7 +121,7 @@ def match_run(run: Run, request: Request, *, figures: bool = False, device: str 
         cohort=cohort_name(request.cohort or run.cohort),
         split=_name(run, request),
         seed=run.config.training.seed,
-        conventions=CONVENTIONS | {"scores": CONTRASTED if work.levels else RAW},
+        conventions=CONVENTIONS | {"scores": CONTRASTED if work.levels else OF_SENTENCES if work.pool else RAW},
         phrases="" if request.phrases is None else request.phrases.name,
         notes=tuple(work.notes),
         **found,
@@ -153,7 +159,7 @@ def _name(run: Run, request: Request) -> str:
     base = name_of(run, request.split, list(subsets(names)), use=names, cohort=request.cohort)
     parts = [("prompts", request.prompts), ("phrases", request.phrases)]
     named = [f"{what}-{re.sub(r'[^A-Za-z0-9_-]', '-', file.stem)}" for what, file in parts if file is not None]
-    return ".".join([base, *named, *(["raw"] if request.raw else [])])
+    return ".".join([base, *named, *([] if request.raw is None else ["raw" if request.raw else "contrasted"])])
 
 
 def _prompts(run: Run, file: Path | None) -> Prompts:

@@ -312,7 +312,7 @@ class CountsTable:
         title: Which table it is.
         source: Paper and table.
         remarks: What a reader must know about the published numbers, in sentences.
-        rows: In the printed order.
+        rows: Grades of edema, then findings in the order of Table 3.
         layout: Key of DATASETS: the data of the paper.
         data: Whose data these are.
         options: What the layout is told.

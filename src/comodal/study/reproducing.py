@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from comodal import data
 from comodal.config import choose_targets
 from comodal.data.cohort import Cohort
 from comodal.data.columns import read_meta
+from comodal.data.phantoms.writing import SETTINGS
 from comodal.errors import ConfigError, DataError, message
 from comodal.evaluation.comparison import combine
 from comodal.evaluation.results import CaseResult, Results, SubsetResult
@@ -124,7 +126,9 @@ def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit:
         settings = dict(table.phantom)
         name = str(settings.pop("name"))
         check_phantom(csv, name)
-        if not csv.is_file():
+        if csv.is_file():
+            _say_other_phantom(out / "files" / SETTINGS, settings, emit)
+        else:
             told = ", ".join(f"{key} {value}" for key, value in settings.items())
             instead = f", in the place of {table.data}" if table.data else ""
             emit(Said("info", f"writing the {name} phantom ({told}){instead}"))
@@ -134,6 +138,14 @@ def prepare_table(table: AnyTable, out: Path, *, root: Path | None = None, emit:
     file = _lay_study(table.study if root is not None else table.phantom_study, out, emit)
     _check_measured(table, file)
     return file
+
+
+def _say_other_phantom(file: Path, settings: Mapping[str, object], emit: Emit) -> None:
+    """A phantom of another size is used as it is; one that another table has left here is so by accident, and this tells."""
+    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    other = [f"{key} {made[key]} instead of {value}" for key, value in settings.items() if made.get(key, value) != value]
+    if other:
+        emit(Said("info", f"the phantom in {file.parent} has {', '.join(other)}; it is used as it is"))
 
 
 def _index(table: AnyTable, root: Path, csv: Path, emit: Emit) -> None:

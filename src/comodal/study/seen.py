@@ -14,7 +14,7 @@ from comodal.data.grid import Grid
 from comodal.data.preprocessing import PreparedCase, Preparer
 from comodal.data.reading import read_header
 from comodal.data.text import words
-from comodal.inference.matching import Floats, Scores, levels_of, scores_of
+from comodal.inference.matching import Floats, Scores, levels_of, levels_of_sentences, scores_of
 from comodal.inference.predictor import Device, sample_of
 from comodal.method import Method
 from comodal.run import Run
@@ -45,7 +45,12 @@ class Seen:
 
 @dataclass(eq=False)
 class Work:
-    """What holds for a whole call; notes grow. levels: {case: what is taken off its scores}, see `levels_of`."""
+    """What holds for a whole call; notes grow.
+
+    Attributes:
+        levels: {case: what is taken off the scores of its image or regions}, see `levels_of`; empty takes off nothing.
+        pool: Images by which the level of a sentence is taken off, see `levels_of_sentences`; empty takes off nothing.
+    """
 
     run: Run
     method: Method
@@ -55,6 +60,7 @@ class Work:
     text: str
     notes: list[str] = field(default_factory=list)
     levels: dict[str, Floats] = field(default_factory=dict)
+    pool: tuple[Sample, ...] = ()
 
     def see(self, case: Case) -> Seen:
         """Reads the image and, where there is one, the report; both as in training."""
@@ -91,10 +97,21 @@ class Work:
         """Scores of images with texts."""
         samples = [one.sample for one in seen]
         levels = np.stack([self.levels[one.case.id] for one in seen]) if self.levels else None
-        return scores_of(self.method, samples, texts, name=self.text, levels=levels, maps=maps, device=self.device)
+        settings: dict[str, Any] = {"name": self.text, "device": self.device}
+        spoken = levels_of_sentences(self.method, self.pool, texts, **settings) if self.pool else None
+        return scores_of(self.method, samples, texts, levels=levels, spoken=spoken, maps=maps, **settings)
 
-    def level(self, seen: Sequence[Seen]) -> None:
-        """Takes off from now on what each image or region scores with anything, by the sentences of these very cases."""
+    def level(self, seen: Sequence[Seen], *, compared: str | None = None) -> None:
+        """Takes off from now on what the training leaves free, by the images and sentences of these very cases.
+
+        Args:
+            seen: All cases.
+            compared: As `Method.compared`; None asks the method.
+        """
+        compared = compared or self.method.compared
+        if compared != "sentences":
+            self.pool = tuple(one.sample for one in seen) if compared == "images" else ()
+            return
         reports = [one.text for one in seen if one.text is not None]
         if not reports:
             self.notes.append("No case has a report: scores are as the method says, see --raw.")

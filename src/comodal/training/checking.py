@@ -12,6 +12,7 @@ from comodal.data.cohort import Case, Cohort
 from comodal.errors import ConfigError, message
 from comodal.method import Method, Problem, Stage
 from comodal.modality import subset_name
+from comodal.networks.texts import TextEncoder, WordVectors
 from comodal.run import Run, read_weights
 from comodal.stage import under
 from comodal.training.events import Emit, Said, silent
@@ -63,6 +64,10 @@ def check_training(
     take_pretrained(method)
     if init is not None:
         take_weights(method, Run.load(init), silent)
+    elif method.borrowed:
+        do = "Add --init RUN, the run that trained them"
+        rule, got = "be given where parts are used that this training does not train", "none"
+        raise ConfigError(message("--init", rule, f"{got} for {', '.join(method.borrowed)}", do=do))
     for name in problem.names:
         if not any(name in cohort.case(i).cells for i in splits["train"]) and init is None:
             said = f"No training case has {name}: what is predicted from it rests on weights that never learned."
@@ -110,7 +115,11 @@ def _check_validation(method: Method, stage: Stage, cohort: Cohort, *, ids: Sequ
 
 
 def take_weights(method: Method, other: Run, emit: Emit) -> None:
-    """Takes the weights of another run where name and shape agree, and says how many did."""
+    """Takes the weights of another run where name and shape agree, and says how many did.
+
+    Raises:
+        ConfigError: None agrees, or not all that this training does not train (`Method.borrowed`), or its words are others.
+    """
     theirs = read_weights(other.path / "weights.safetensors")
     own = method.state_dict()
     fit_in = {
@@ -121,8 +130,29 @@ def take_weights(method: Method, other: Run, emit: Emit) -> None:
     if not fit_in:
         do = "Give a run of the same method and modalities"
         raise ConfigError(message("--init", "share weights with this method", "none that fit", do=do))
+    _check_words(method, other, emit)
+    borrowed = [name for name in own if any(under(name, prefix) for prefix in method.borrowed)]
+    if left := [name for name in borrowed if name not in fit_in]:
+        shape = f"{tuple(theirs[left[0]].shape)} for {tuple(own[left[0]].shape)}" if left[0] in theirs else "none"
+        rule, got = "bring all that is used and not trained here", f"{shape} of {left[0]}, {len(left)} such of {len(borrowed)}"
+        do = "Give a run with the same modalities, targets and settings"
+        raise ConfigError(message("--init", rule, got, do=do))
     method.load_state_dict({**own, **fit_in})
     emit(Said("info", f"took {len(fit_in)} of {len(own)} tensors from {other.path}"))
+
+
+def _check_words(method: Method, other: Run, emit: Emit) -> None:
+    """Token ids should be of the same words in both trainings; they must where an encoder of reports is not trained here."""
+    ours, theirs = method.problem, other.tokenizer
+    if theirs is None or not ours.vocabulary or (theirs.words, theirs.vocabulary) == (ours.words, ours.vocabulary):
+        return
+    readers = [name for name, part in method.named_modules() if isinstance(part, TextEncoder | WordVectors)]
+    if any(under(name, prefix) for name in readers for prefix in method.borrowed):
+        rule, got = "know the same words, since the encoder of reports is not trained here", f"other words in {other.path}"
+        do = "Train on the same cohort and splits, whose training reports are the words"
+        raise ConfigError(message("--init", rule, got, do=do))
+    said = f"The words of {other.path} are others: ids of tokens mean other words here, and what it learned of reports is lost."
+    emit(Said("warning", f"{said} Train on the same cohort and splits, or take a tokenizer of others (data.tokenizer)."))
 
 
 def stage_cases(problem: Problem, cohort: Cohort, ids: Sequence[str], *, stage: Stage, needed: bool = True) -> list[Case]:

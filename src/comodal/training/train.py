@@ -260,6 +260,10 @@ def open_run(config: RunConfig, out: Path, *, resume: bool, init: Path | None = 
         share = tokenizer.unknown(some_reports(cohort, splits["train"], modalities=texts))
         if share > FLOOD:
             emit(Said("warning", f"{share:.0%} of the words of the training reports occur once and are all unknown alike."))
+    text = config.method.get("text")
+    if texts and config.method.get("text_sizes") and config.tokenizer != text:
+        said = f"data.tokenizer is {config.tokenizer} and method.text {text}"
+        emit(Said("warning", f"{said}: the ids of tokens must be those with which the encoder of reports was trained."))
     known, words = (0, ()) if tokenizer is None else (tokenizer.vocabulary, tokenizer.words)
     check_training(config, cohort, splits, vocabulary=known, words=words, init=init, emit=emit)
     fitted = fit(cohort, splits["train"], data.preprocessing(), modalities=names)
