@@ -323,6 +323,7 @@ def test_what_it_is_built_for() -> None:
     stage = method.stages()[0]
     assert stage.optimisers["encoder"].rate == 1e-4 and stage.optimisers[""].rate == 1e-3
     assert {o.weight_decay for o in stage.optimisers.values()} == {1e-4} and stage.modalities == ("photo",)
+    assert stage.monitor is not None and stage.monitor.metric == "AUROC"  # of the findings: the loss has that of the words
     default = TieNetConfig()
     assert (default.alpha, default.dropout, default.transition, default.rows, default.row_units) == (0.85, 0.5, 1024, 5, 2000)
     assert tienet(pretrained={"photo": "x.safetensors"}).pretrained == {"encoder": "x.safetensors"}

@@ -54,7 +54,8 @@ def maximum_over_regions(
         regions: (B, N, D).
         sentences: (S, D'): one or several for each image, in any order.
         owner: (S,) integers, the image of each sentence.
-        groups: Groupings, each (S,): sentences of one group (same study, same text) are never negatives of each other.
+        groups: Groupings, each (S,): sentences of one group (same study, same text) are never negatives of each other, nor of
+            other sentences of the same report.
         select_by: "estimate": the region whose score most exceeds those with its negatives, log-sum-exp over them;
             "score": the region with the highest score itself, which costs far less and is the same where the negatives of a
             sentence do not depend on the region.
@@ -80,7 +81,9 @@ def maximum_over_regions(
     place = exchange.offset + torch.arange(len(sentences), device=sentences.device)
     kin = [owners[place], *groups]
     alike = same_group(kin, [owners, *(exchange.all(group) for group in groups)], shape=(len(sentences), len(every)))
-    alike = alike | (place[:, None] == torch.arange(len(every), device=sentences.device))
+    # What one sentence of a report is alike to is no negative of its others: words that the report says are true of its image.
+    own = (owner[:, None] == owner).float()
+    alike = (own @ alike.float()) > 0
 
     owned = torch.zeros(len(regions), dtype=torch.bool, device=regions.device).index_fill(0, owner, True)
     # An image without a sentence is not read: it may hold anything, and 0 times NaN would reach the gradient of the critic.

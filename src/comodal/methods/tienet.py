@@ -66,6 +66,7 @@ class TieNetConfig(ClassificationConfig):
 
     encoder: str | dict[str, str] = Field("resnet50", description="of the image, as published: a ResNet; see docs/encoders.md")
     optimiser: Literal["adam", "adamw", "sgd"] = Field("adam", description="as published")
+    judge: Literal["loss", "AUROC", "balanced_accuracy"] = Field("AUROC", description="what chooses the weights, on validation")
     rate: float = Field(1e-3, gt=0, description="of all but the encoder, as published")
     encoder_rate: float = Field(1e-4, gt=0, description="of the encoder")
     weight_decay: float = Field(1e-4, ge=0, description="as published")
