@@ -124,8 +124,10 @@ def test_what_the_numbers_rest_on() -> None:
 def test_shipped_studies_have_all_rows_and_only_known_keys(name: str, which: str) -> None:
     table = REPORTS[name]
     study = load_study(FOLDER / getattr(table, which))
-    assert study.labels == [*dict.fromkeys(study.labels)] and set(study.labels) == set(table.arms)
-    for arm in study.methods:
+    assert study.labels == [*dict.fromkeys(study.labels)] and set(study.labels) >= set(table.arms)
+    ours = set(study.labels) - set(table.arms)  # arms that the paper does not have
+    assert ours == ({"cmim-other"} if (name, which) == ("cmim/table1", "phantom_study") else set())
+    for arm in (one for one in study.methods if one.title not in ours):
         config = arm_config(study, arm, seed=0, fold=None, cache=Path("cache"), look=False)
         theirs = next(row for row in table.rows if row.arm == arm.title)
         assert config.method_name == theirs.method and tuple(config.data.targets or ()) == table.targets
