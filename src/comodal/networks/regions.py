@@ -10,7 +10,6 @@ Axis letters: B images, C channels, X Y Z places of a map, N regions, D features
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,8 +126,7 @@ class RegionEncoder(ImageEncoder):
 
     def regions(self, low: Tensor) -> Tensor:
         """The map of the lower blocks to (B, N, D); N in the order of `grid`, the last axis fastest."""
-        dims, fold = self.spatial_dims, self.fold
-        sides = low.shape[2:]
+        fold, sides = self.fold, low.shape[2:]
         if any(side % fold for side in sides):
             rule, do = f"be a multiple of {fold} along each axis", "Set data.patch to a multiple of 2 x 32, or method.fold to 1"
             got = " x ".join(map(str, sides))
@@ -138,10 +136,8 @@ class RegionEncoder(ImageEncoder):
             rule = "be a multiple of method.fold along each axis, or divide it, so that regions share no tile"
             got, do = f"{' x '.join(map(str, parts))} with fold {fold}", "Set method.fold to 1, or change method.tiles"
             raise ConfigError(message("the map of a tile", rule, got, do=do, modality=self.modality))
-        split = [part for side in sides for part in (side // fold, fold)]
-        cut = low.reshape(*low.shape[:2], *split)  # (B, C, X, f, Y, f, ...)
-        places, inner = [2 + 2 * axis for axis in range(dims)], [3 + 2 * axis for axis in range(dims)]
-        return cut.permute(0, *places, 1, *inner).reshape(len(low), math.prod(sides) // fold**dims, -1)
+        parted = _parted(low, [side // fold for side in sides])  # (B, *places, C, *inner)
+        return parted.flatten(1, self.spatial_dims).flatten(2)
 
     def grid(self, low: Tensor) -> tuple[int, ...]:
         """How many regions lie along each axis of the image."""
@@ -165,12 +161,18 @@ def _sides(sides: Sequence[int], tiles: int, modality: str | None) -> tuple[int,
     return tuple(side // tiles if tiles else side for side in sides)
 
 
+def _parted(maps: Tensor, counts: Sequence[int]) -> Tensor:
+    """(B, C, *spatial) to (B, *counts, C, *inner): so many parts along each axis."""
+    dims = len(counts)
+    split = [part for side, count in zip(maps.shape[2:], counts, strict=True) for part in (count, side // count)]
+    places, inner = [2 + 2 * axis for axis in range(dims)], [3 + 2 * axis for axis in range(dims)]
+    return maps.reshape(*maps.shape[:2], *split).permute(0, *places, 1, *inner)
+
+
 def _cut(images: Tensor, tiles: int) -> Tensor:
     """(B, C, *spatial) to its tiles (B tiles^dims, C, *part), the last axis fastest."""
     dims = images.ndim - 2
-    split = images.reshape(*images.shape[:2], *(part for side in images.shape[2:] for part in (tiles, side // tiles)))
-    places, inner = [2 + 2 * axis for axis in range(dims)], [3 + 2 * axis for axis in range(dims)]
-    return split.permute(0, *places, 1, *inner).flatten(0, dims)
+    return _parted(images, [tiles] * dims).flatten(0, dims)
 
 
 def _joined(maps: Tensor, tiles: int, count: int) -> Tensor:
