@@ -385,10 +385,24 @@ def test_what_it_wrote_is_a_column_where_extras_are_asked_for(tmp_path: Path) ->
     assert WRITTEN not in (tmp_path / "plain" / "predictions.csv").read_text(encoding="utf-8")
 
 
+def test_weights_are_chosen_without_reports_unless_asked() -> None:
+    assert [stage.monitor.subsets for stage in tienet().stages() if stage.monitor] == [((PHOTO.name,),)]
+    assert [stage.monitor.subsets for stage in tienet(judged_on="all").stages() if stage.monitor] == [None]
+
+
 @pytest.mark.slow
 def test_it_learns_to_read_and_then_to_write(tmp_path: Path) -> None:
     """Pictures whose findings their reports name: with the report it knows, and what it writes is said of the picture."""
-    settings = {**SMALL, "units": 24, "words": 12, "longest": 24, "dropout": 0.0, "encoder_rate": 3e-3, "rate": 1e-2}
+    settings = {
+        **SMALL,
+        "units": 24,
+        "words": 12,
+        "longest": 24,
+        "dropout": 0.0,
+        "encoder_rate": 3e-3,
+        "rate": 1e-2,
+        "judge": "loss",
+    }
     config = config_for(write_cohort(tmp_path / "cohort", 40), "tienet", "frontal", "report", steps=120, **settings)
     run = train_run(config, tmp_path / "run")
     words = ["--cohort", str(tmp_path / "cohort" / "cohort.csv"), "--device", "cpu"]

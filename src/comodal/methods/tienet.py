@@ -79,6 +79,9 @@ class TieNetConfig(ClassificationConfig):
     rows: int = Field(5, ge=1, description="of the attention over time")
     row_units: int = Field(2000, ge=1, description="hidden units of the attention over time")
     longest: int = Field(100, ge=1, description="tokens of a report that are read or written")
+    judged_on: Literal["image", "all"] = Field(
+        "image", description="seen of a validation case by the judge; all: its report, too"
+    )
     absent: Literal["generated", "empty"] = Field("generated", description="what stands for a report that is not there")
     text_dropout_rate: float = Field(0.0, ge=0, le=1, description="probability to take away the report of a training case")
     stop_gradient: bool = Field(False, description="the LSTM teaches the encoder and the transition nothing")
@@ -157,7 +160,7 @@ class TieNet(Method):
                 modalities=(self.image,),
                 balance=config.balance,
                 steps=config.steps,
-                monitor=config.monitor(),
+                monitor=config.monitor(*([(self.image,)] if config.judged_on == "image" else [])),
             ),
         )
 
