@@ -284,6 +284,33 @@ def test_sentences_are_matched_at_regions(monkeypatch: pytest.MonkeyPatch) -> No
             method.match(batch.keep(["report"]), text)
 
 
+def test_a_sentence_that_many_reports_say_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven reports said three times over, some with one sentence less: the same scores, from the sentences of seven."""
+    method = method_of().eval()
+    batch, text = batch_of(method), batch_of(method, 7, seed=1).text("report")
+    attention = text.attention.repeat(3, 1, 1)
+    attention[8, 0] = False
+    thrice = Text(text.ids.repeat(3, 1, 1), attention)
+    read: list[int] = []
+    sentences = method.text.sentences
+    with torch.no_grad():
+        alone = method.match(batch, text).sentences
+        monkeypatch.setattr(method.text, "sentences", lambda part: (read.append(len(part.ids)), sentences(part))[1])
+        found = method.match(batch, thrice).sentences
+        silent = method.match(batch, Text(text.ids, torch.zeros_like(text.attention)))
+    assert found is not None and alone is not None and silent.sentences is not None
+    assert read == [len({tuple(row[seen].tolist()) for row, seen in zip(*_sentences_of(text), strict=True)}), 0]
+    wanted = alone.repeat(1, 3, 1, 1)
+    wanted[:, 8, 0] = torch.nan
+    torch.testing.assert_close(found, wanted, equal_nan=True)
+    assert bool(silent.sentences.isnan().all()) and bool(silent.reports.isnan().all())
+
+
+def _sentences_of(text: Text) -> tuple[Tensor, Tensor]:
+    there = text.attention.any(2)
+    return text.ids[there], text.attention[there]
+
+
 def test_wholes_are_matched_by_their_score() -> None:
     method = method_of(level="global").eval()
     batch, text = batch_of(method), batch_of(method, 3, seed=1).text("report")

@@ -151,11 +151,12 @@ class LocalMI(PretrainedByReports):
             return Matches(torch.where(there, scores, torch.nan))
         maps = [self.image.low(part) for part in parts]
         x = torch.cat([critic.encode_x(self.image.regions(low).float()) for low in maps])
-        found = [self.text.sentences(part) for part in in_chunks(text)]
-        y, there = (torch.cat(each) for each in zip(*found, strict=True))
-        pairs = critic.pair(x.flatten(0, 1), critic.encode_y(y[there].float()))
+        ids, attention, which = _distinct(text)
+        found = [self.text.sentences(part)[0][:, 0] for part in in_chunks(Text(ids[:, None], attention[:, None]))]
+        pairs = critic.pair(x.flatten(0, 1), critic.encode_y(torch.cat(found).float()))
+        there = text.attention.any(dim=2)
         wide = pairs.new_full((len(images), *there.shape, x.shape[1]), torch.nan)  # (B, R, S, N)
-        wide[:, there] = pairs.view(*x.shape[:2], -1).transpose(1, 2)
+        wide[:, there] = pairs.view(*x.shape[:2], -1).transpose(1, 2)[:, which]
         return Matches(wide.amax(dim=3).nanmean(dim=2), wide, self.image.grid(maps[0]))
 
 
@@ -163,3 +164,13 @@ def _every(text: Text) -> tuple[Tensor, Tensor, Tensor]:
     """All sentences of all reports, as `drawn_sentences`."""
     there = text.attention.any(dim=2)
     return text.ids[there], text.attention[there], there.nonzero()[:, 0]
+
+
+def _distinct(text: Text) -> tuple[Tensor, Tensor, Tensor]:
+    """Each sentence once, since many reports say the same: ids (D, L), attention (D, L), and which one each sentence is."""
+    ids, attention, _ = _every(text)
+    first: dict[int, int] = {}
+    rows = [first.setdefault(number, at) for at, number in enumerate(word_numbers(ids, attention).tolist())]
+    places = {at: place for place, at in enumerate(first.values())}
+    one = torch.tensor(list(places), dtype=torch.int64, device=ids.device)
+    return ids[one], attention[one], torch.tensor([places[at] for at in rows], dtype=torch.int64, device=ids.device)
