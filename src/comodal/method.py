@@ -125,11 +125,14 @@ class Matches:
         sentences: (B, R, S, N) score of each sentence at each region of the image, NaN where there is no sentence; None where
             the method sees an image and a report as wholes.
         grid: Regions along each axis of the image, N of them, the last axis fastest; () without regions.
+        temperature: Of the soft maximum over regions that is the score of a sentence with an image; 0: the maximum. A report
+            scores the mean over its sentences.
     """
 
     reports: Tensor
     sentences: Tensor | None = None
     grid: tuple[int, ...] = ()
+    temperature: float = 0.0
 
 
 class Losses(dict[str, Tensor]):

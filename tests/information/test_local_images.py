@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from comodal.errors import ConfigError
 from comodal.information.critics import Critic
-from comodal.information.local_images import maximum_against_images
+from comodal.information.local_images import maximum_against_images, soft_maximum
 from comodal.information.objective import Objective
 from comodal.information.pairs import contrast
 
@@ -55,6 +56,42 @@ def test_every_image_at_its_best_region_by_a_slow_loop(name: str, owners: str, g
     tensors = [regions, sentences, *critic.parameters()]
     for ours, theirs in zip(*(torch.autograd.grad(total, tensors) for total in totals), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@every_critic
+@every_owner
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_a_soft_maximum_by_a_slow_loop(name: str, owners: str, temperature: float) -> None:
+    """Every score is t log of the mean of exp(score / t), and every region of an image that is read learns."""
+    critic = made(name)
+    regions, sentences, owner = batch_of(owners)
+    found = maximum_against_images(critic, regions, sentences, owner=owner, temperature=temperature)
+    hard = maximum_against_images(critic, regions, sentences, owner=owner)
+    assert found.scores.negative.equal(hard.scores.negative) and found.region.equal(hard.region)
+    joint, marginal = found.scores.joint.detach(), found.scores.marginal.detach()
+    for s, own in enumerate(owner.tolist()):
+        for image in range(len(regions)):
+            each = [math.exp(float(critic(region, sentences[s]).detach()) / temperature) for region in regions[image]]
+            wanted = temperature * math.log(sum(each) / len(each))
+            if image == own:
+                assert float(joint[s]) == pytest.approx(wanted, abs=1e-10)
+            elif found.scores.negative[s, image]:
+                assert float(marginal[s, image]) == pytest.approx(wanted, abs=1e-10)
+    gradient = torch.autograd.grad(found.scores.joint.sum(), regions)[0]
+    assert gradient[owner.unique()].ne(0.0).any(-1).all()
+    unread = [image for image in range(len(regions)) if image not in owner.tolist()]
+    assert gradient[unread].eq(0.0).all()
+
+
+def test_a_soft_maximum_lies_between_the_mean_and_the_maximum() -> None:
+    scores = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = [soft_maximum(scores, t, dim=1) for t in (1e6, 3.0, 1.0, 0.3, 1e-3, 0.0)]
+    assert all(bool((low <= high).all()) for low, high in pairwise(values))
+    torch.testing.assert_close(values[0], scores.mean(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(values[-1], scores.amax(1))
+    torch.testing.assert_close(values[-2], values[-1], rtol=0, atol=3e-3)
+    with pytest.raises(ConfigError, match="temperature must be 0 or more"):
+        maximum_against_images(made("concat"), features(4, REGIONS, X), features(4, Y), owner=torch.arange(4), temperature=-1.0)
 
 
 def test_an_image_with_the_same_words_or_patient_is_no_negative() -> None:

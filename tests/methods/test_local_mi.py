@@ -21,6 +21,7 @@ from comodal.method import Losses, Problem
 from comodal.methods import local_mi
 from comodal.methods.local_mi import LocalMI, LocalMIConfig
 from comodal.networks import retraining
+from comodal.networks.texts import TextEncoder
 from comodal.testing import make_batch
 
 BOTH = pytest.mark.parametrize("level", ["local", "global"])
@@ -311,6 +312,46 @@ def _sentences_of(text: Text) -> tuple[Tensor, Tensor]:
     return text.ids[there], text.attention[there]
 
 
+@pytest.mark.parametrize("against", ["sentences", "images"])
+def test_reports_are_matched_by_the_maximum_that_was_trained(against: str) -> None:
+    """The score of a report is that of the training: of the soft maximum where each image has one of its own."""
+    method = method_of(against=against, pool="soft", temperature=0.2, sentences="all").eval()
+    batch = batch_of(method)
+    with torch.no_grad():
+        found = method.match(batch, batch.text("report"))
+        scores, _ = method._local(batch.image("frontal"), batch.text("report"), batch.groups)
+    assert found.sentences is not None and found.temperature == (0.2 if against == "images" else 0.0)
+    there = batch.text("report").attention.any(2)
+    if against == "images":
+        own = torch.stack([found.sentences[b, b] for b in range(len(batch))])  # (B, S, N)
+        soft = 0.2 * ((own / 0.2).logsumexp(-1) - math.log(own.shape[-1]))
+        torch.testing.assert_close(scores.joint, soft[there])
+        torch.testing.assert_close(found.reports.diagonal(), soft.nanmean(1))
+    else:
+        torch.testing.assert_close(found.reports, found.sentences.amax(3).nanmean(2))
+
+
+@BOTH
+def test_features_are_brought_to_one_scale_before_the_critic(level: str) -> None:
+    """A mean and a scale that all features share change nothing, in training and in matching."""
+    plain, normed = (method_of(level=level, critic_norm=norm).eval() for norm in (False, True))
+    batch = batch_of(plain)
+    report, sentences = TextEncoder.report, TextEncoder.sentences
+
+    def values(method: LocalMI, shift: float) -> list[float]:
+        def moved(found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return 3 * found[0] + shift, found[1]
+
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            patch.setattr(method.text, "report", lambda text: moved(report(method.text, text)))
+            patch.setattr(method.text, "sentences", lambda text: moved(sentences(method.text, text)))
+            (loss,) = terms_of(method, batch).values()
+            return [float(loss), *method.match(batch, batch.text("report")).reports[:, 1].tolist()]
+
+    assert values(normed, 0.0) == pytest.approx(values(normed, 5.0), abs=1e-3)
+    assert values(plain, 0.0) != pytest.approx(values(plain, 5.0), abs=1e-3)
+
+
 def test_wholes_are_matched_by_their_score() -> None:
     method = method_of(level="global").eval()
     batch, text = batch_of(method), batch_of(method, 3, seed=1).text("report")
@@ -364,9 +405,9 @@ def test_the_choice_of_the_region_can_itself_be_the_message() -> None:
     assert read["sentences"] > 1.0 and read["images"] < 0.1, read
 
 
-@pytest.mark.parametrize("settings", [{"pool": "soft"}, {"symmetric": True}, {"select_by": "score"}])
+@pytest.mark.parametrize("settings", [{"symmetric": True}, {"select_by": "score"}])
 def test_what_goes_with_other_sentences_alone(settings: dict[str, object]) -> None:
     with pytest.raises(
-        ConfigError, match=r"must be left as it is where negatives are images; got (soft|True|score)\. Leave it out, or"
+        ConfigError, match=r"must be left as it is where negatives are images; got (True|score)\. Leave it out, or"
     ):
         method_of(against="images", **settings)

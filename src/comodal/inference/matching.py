@@ -18,6 +18,7 @@ from torch import Tensor
 from comodal.batch import Sample, Text, collate
 from comodal.errors import ConfigError, UnsupportedSubset, message
 from comodal.inference.predictor import Device, evaluating
+from comodal.information.local_images import soft_maximum
 from comodal.method import Matches, Method, Problem
 
 Floats = NDArray[np.float64]
@@ -106,7 +107,7 @@ def scores_of(
         texts: R reports, (S, L) each.
         name: The modality of the reports.
         levels: (B, N) or (B, 1), what is taken off the scores of a region or image, see `levels_of`; a report then scores the
-            mean over its sentences of the maximum over regions. None leaves all as the method says.
+            mean over its sentences of the (soft) maximum over regions. None leaves all as the method says.
         spoken: (R, S) or (R, 1), what is taken off the scores of a sentence or report, see `levels_of_sentences`.
         maps: Whether the scores of sentences at regions are kept.
         device: Where the method is.
@@ -145,7 +146,7 @@ def _off(found: Matches, levels: Tensor | None, spoken: Tensor | None) -> tuple[
         return reports if spoken is None else reports - spoken[:, 0], None
     sentences = sentences if levels is None else sentences - levels[:, None, None].to(sentences.dtype)
     sentences = sentences if spoken is None else sentences - spoken[:, :, None].to(sentences.dtype)
-    return sentences.amax(dim=3).nanmean(dim=2).double(), sentences
+    return soft_maximum(sentences, found.temperature, dim=3).nanmean(dim=2).double(), sentences
 
 
 def levels_of(

@@ -20,8 +20,9 @@ and only region n* learns. The 4 x 4 x 512 local features of the paper are 2 x 2
 side, which the paper does not say. Negatives are never of the same case, of the same patient, nor the same words: normal
 sentences are repeated so often that they would else be told apart from themselves.
 
-Beyond the paper: `sentences: all`, `pool: soft`, `symmetric`; the critic is kept, so that `match` grounds sentences in regions,
-finds reports for images, and classifies by prompts.
+Beyond the paper: `sentences: all`, `pool: soft`, `symmetric`, `critic_norm` (features that share a large mean leave a small
+critic, whose units are then on or off for all of them, nothing to learn from: one training of three stayed at zero
+nats); the critic is kept, so that `match` grounds sentences in regions, finds reports for images, and classifies by prompts.
 
 Axis letters: see `comodal.batch`; R reports, N regions, D features of a region.
 """
@@ -33,13 +34,13 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from comodal.batch import Batch, Text
 from comodal.errors import ConfigError, message
 from comodal.information.critics import ConcatCritic
 from comodal.information.local import SelectBy, maximum_over_regions
-from comodal.information.local_images import maximum_against_images
+from comodal.information.local_images import maximum_against_images, soft_maximum
 from comodal.information.objective import Objective
 from comodal.information.pairs import Scores, contrast, group_numbers, word_numbers
 from comodal.method import Citation, Losses, Matches, MethodConfig, Problem
@@ -62,6 +63,9 @@ class LocalMIConfig(RetrainingConfig):
     temperature: float = Field(1.0, gt=0, description="of the soft maximum; to 0 it is the maximum")
     symmetric: bool = Field(False, description="info_nce: the mean of both ways, sentences among regions as well")
     critic: tuple[int, ...] = Field((1024, 512), min_length=1, description="hidden units of f")
+    critic_norm: bool = Field(
+        False, description="features of each region, sentence or whole get mean 0 and variance 1 before f"
+    )
     smile_clip: float = Field(5.0, gt=0, description="of the bound smile, in nats")
 
 
@@ -80,7 +84,7 @@ class LocalMI(PretrainedByReports):
 
     def __init__(self, problem: Problem, config: LocalMIConfig) -> None:
         super().__init__(problem, config)
-        said = {"pool": config.pool == "soft", "symmetric": config.symmetric, "select_by": config.select_by != "estimate"}
+        said = {"symmetric": config.symmetric, "select_by": config.select_by != "estimate"}
         for key, asked in said.items():
             if asked and config.level == "local" and config.against != "sentences":
                 rule, do = "be left as it is where negatives are images", "Leave it out, or set method.against to sentences"
@@ -106,15 +110,16 @@ class LocalMI(PretrainedByReports):
         """Equation (5): every sentence with the region that tells most of it."""
         config = self.config
         ids, attention, owner = drawn_sentences(text) if config.sentences == "random" else _every(text)
-        regions = self.of_images(images, lambda part: self.image.regions(self.image.low(part)))
+        regions = self._normed(self.of_images(images, lambda part: self.image.regions(self.image.low(part))))
         spoken = Text(ids[:, None], attention[:, None])
-        given = (self.objective.critic, regions, self.of_reports(spoken, lambda part: self.text.sentences(part)[0][:, 0]))
+        said = self._normed(self.of_reports(spoken, lambda part: self.text.sentences(part)[0][:, 0]))
+        given = (self.objective.critic, regions, said)
         kin = [group_numbers([groups[at] for at in owner.tolist()]), word_numbers(ids, attention)]
+        soft = self._temperature
         if config.against == "sentences":
-            soft = config.temperature if config.pool == "soft" else 0.0
             selection = maximum_over_regions(*given, owner=owner, groups=kin, select_by=config.select_by, temperature=soft)
         else:
-            selection = maximum_against_images(*given, owner=owner, groups=kin)
+            selection = maximum_against_images(*given, owner=owner, groups=kin, temperature=soft)
         chosen = torch.bincount(selection.region, minlength=regions.shape[1])
         return selection.scores, {"most chosen region": float(chosen.max()) / max(len(owner), 1)}
 
@@ -122,7 +127,17 @@ class LocalMI(PretrainedByReports):
         """The image and the report as wholes, as in the public code."""
         x, y = self.of_images(images, self.image), self.of_reports(text, lambda part: self.text.report(part)[0])
         kin = [group_numbers(groups), word_numbers(*as_one(text))]
-        return contrast(self.objective.critic, x, y, groups=kin), {}
+        return contrast(self.objective.critic, self._normed(x), self._normed(y), groups=kin), {}
+
+    def _normed(self, features: Tensor) -> Tensor:
+        """Features (..., D) as the critic sees them, float32."""
+        features = features.float()
+        return nn.functional.layer_norm(features, features.shape[-1:]) if self.config.critic_norm else features
+
+    @property
+    def _temperature(self) -> float:
+        """Of the maximum over regions; 0 is the maximum itself."""
+        return self.config.temperature if self.config.pool == "soft" else 0.0
 
     @property
     def compared(self) -> Literal["sentences", "images", "both"]:
@@ -138,26 +153,28 @@ class LocalMI(PretrainedByReports):
     def match(self, batch: Batch, text: Text) -> Matches:
         """Scores by the critic: sentences at regions, and reports by the mean over their sentences of the maximum over regions.
 
-        With `level: global` images and reports as wholes. A report without a word has NaN.
+        The maximum is soft where other images were negatives and it was soft in training. With `level: global` images and
+        reports as wholes. A report without a word has NaN.
         """
         self.require_support(batch.present)
         critic, images = self.objective.critic, batch.image(self.picture)
         parts = images.split(CHUNK)
         if self.config.level == "global":
-            x = torch.cat([critic.encode_x(self.image(part).float()) for part in parts])
+            x = torch.cat([critic.encode_x(self._normed(self.image(part))) for part in parts])
             found = [self.text.report(part) for part in in_chunks(text)]
             y, there = (torch.cat(each) for each in zip(*found, strict=True))
-            scores = critic.pair(x, critic.encode_y(y.float()))
+            scores = critic.pair(x, critic.encode_y(self._normed(y)))
             return Matches(torch.where(there, scores, torch.nan))
         maps = [self.image.low(part) for part in parts]
-        x = torch.cat([critic.encode_x(self.image.regions(low).float()) for low in maps])
+        x = torch.cat([critic.encode_x(self._normed(self.image.regions(low))) for low in maps])
         ids, attention, which = _distinct(text)
         found = [self.text.sentences(part)[0][:, 0] for part in in_chunks(Text(ids[:, None], attention[:, None]))]
-        pairs = critic.pair(x.flatten(0, 1), critic.encode_y(torch.cat(found).float()))
+        pairs = critic.pair(x.flatten(0, 1), critic.encode_y(self._normed(torch.cat(found))))
         there = text.attention.any(dim=2)
         wide = pairs.new_full((len(images), *there.shape, x.shape[1]), torch.nan)  # (B, R, S, N)
         wide[:, there] = pairs.view(*x.shape[:2], -1).transpose(1, 2)[:, which]
-        return Matches(wide.amax(dim=3).nanmean(dim=2), wide, self.image.grid(maps[0]))
+        soft = self._temperature if self.config.against == "images" else 0.0
+        return Matches(soft_maximum(wide, soft, dim=3).nanmean(dim=2), wide, self.image.grid(maps[0]), soft)
 
 
 def _every(text: Text) -> tuple[Tensor, Tensor, Tensor]:
