@@ -224,6 +224,43 @@ def test_few_patients_have_no_interval_and_no_bootstrap() -> None:
         assert row.test != "bootstrap" or row.p_value is None
 
 
+def test_questions_that_nobody_or_everybody_has_are_left_out() -> None:
+    """They would count as tests in Holm's correction, and nothing can be learned of them."""
+
+    def without(results: Results, value: float) -> Results:
+        cases = []
+        for case in results.cases:
+            known = (case.targets or {})["findings"]
+            assert isinstance(known, list)
+            cases.append(case.model_copy(update={"targets": {"findings": [known[0], value]}}))
+        return results.model_copy(update={"cases": tuple(cases)})
+
+    whole = paired_tests(run(1.0), run(0.5), targets=["findings"], metrics=())
+    assert [row.test for row in whole] == ["McNemar", "McNemar", "DeLong", "DeLong"]
+    for value in (0.0, 1.0):
+        rows = paired_tests(without(run(1.0), value), without(run(0.5), value), targets=["findings"], metrics=())
+        assert [(row.test, row.label) for row in rows] == [(row.test, row.label) for row in (whole[0], whole[2])]
+        assert all(row.p_holm == row.p_value for row in rows)
+
+
+def test_the_row_is_the_fullest_that_both_have() -> None:
+    """The second method has a row of two modalities, the first has not; where they share none, each has its own."""
+
+    def moved(results: Results, *rows: tuple[str, ...]) -> Results:
+        cases = [case.model_copy(update={"present": row, "used": row}) for row in rows for case in results.cases]
+        return results.model_copy(update={"cases": tuple(cases)})
+
+    one, two = run(1.0, seed=1), run(0.5, seed=2)
+    alone = paired_tests(one, two, targets=["side"], resamples=50)
+    wide = moved(two, ("t1", "t2"), A)
+    found = paired_tests(one, wide, targets=["side"], resamples=50)
+    assert found == alone and {(row.present, row.present_b) for row in found} == {(A, A)}
+    apart = paired_tests(one, moved(two, ("t1", "t2"), ("t2",)), targets=["side"], resamples=50)
+    assert {(row.present, row.present_b) for row in apart} == {(A, ("t1", "t2"))}
+    both = paired_tests([moved(one, A, ("t1", "t2"))] * 2, [wide, moved(two, A)], targets=["side"], resamples=50)
+    assert {(row.present, row.present_b) for row in both} == {(A, A)}  # one run of the second has no more
+
+
 @pytest.mark.slow
 def test_the_bootstrap_rejects_about_as_often_as_it_says() -> None:
     rng, rejected = np.random.default_rng(0), 0

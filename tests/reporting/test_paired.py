@@ -67,8 +67,8 @@ def test_the_words(made: StudyResult) -> None:
         text.startswith("# Paired tests\n") and "## McNemar: arm against base" in text and "## DeLong: arm against base" in text
     )
     assert (
-        "| good | ill | 20 | accuracy +0.300 [" in text
-        and "| same | ill | 20 | accuracy 0.000 [0.000, 0.000] | 0 | 0 |" in text
+        "| good | ill | a | 20 | accuracy +0.300 [" in text
+        and "| same | ill | a | 20 | accuracy 0.000 [0.000, 0.000] | 0 | 0 |" in text
     )
     assert "Holm's correction runs over these 2 lines." in text and "p of each pair of runs" not in text
 
@@ -95,3 +95,17 @@ def test_nothing_to_test_is_no_table(made: StudyResult) -> None:
     assert paired_markdown(study({"base": made.results["base"]})) == ""
     bare = [run.model_copy(update={"cases": ()}) for run in made.results["base"]]
     assert paired_markdown(study({"base": bare, "good": bare})) == ""
+
+
+def test_arms_of_different_modalities_are_compared_from_what_both_have() -> None:
+    """`both` is right on all cases from a and b, and no better than the reference from a, which alone the reference has."""
+    base = [k % 3 > 0 for k in range(20)]
+    alone, together = made_up("both", base), made_up("both", [True] * 20)
+    pair = tuple(case.model_copy(update={"present": ("a", "b"), "used": ("a", "b")}) for case in together.cases)
+    rows = (*alone.subsets, SubsetResult(present=("a", "b")))
+    both = alone.model_copy(update={"cases": (*pair, *alone.cases), "subsets": rows})
+    text = paired_markdown(study({"base": [made_up("base", base)], "both": [both]}))
+    assert "| both | ill | a | 20 | accuracy 0.000 [0.000, 0.000] | 0 | 0 |" in text
+    apart = both.model_copy(update={"cases": pair})
+    text = paired_markdown(study({"base": [made_up("base", base)], "both": [apart]}))
+    assert "| both | ill | a + b against a | 20 | accuracy +0.350 [" in text

@@ -175,6 +175,26 @@ def arm_of(results: ArmLike, present: Sequence[str] | None = None) -> Arm:
     return Arm(tuple(runs), {target: names for result in results for target, names in result.classes.items()})
 
 
+def common_row(methods: Sequence[ArmLike]) -> tuple[str, ...] | None:
+    """The modalities from which all methods predicted in all their runs: of several rows the one with most.
+
+    Args:
+        methods: Results of each; an `Arm` has its row already.
+
+    Returns:
+        The row with most modalities, of equals the first one of the first method; None where they have no row in common.
+    """
+    runs: list[dict[frozenset[str], tuple[str, ...]]] = []
+    for results in methods:
+        if isinstance(results, Arm):
+            cases = [list(run) for run in results.runs]
+        else:
+            cases = [list(run.cases) for run in ([results] if isinstance(results, Results) else results)]
+        runs += [{frozenset(case.present): case.present for case in run} for run in cases]
+    shared = [row for row in runs[0] if all(row in run for run in runs)] if runs else []
+    return runs[0][max(shared, key=len)] if shared else None
+
+
 def common_cases(arms: Sequence[Arm], target: str) -> list[str]:
     """The cases that have a truth and probabilities of a target in all arms, sorted.
 

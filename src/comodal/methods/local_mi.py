@@ -168,8 +168,8 @@ class LocalMI(PretrainedByReports):
         maps = [self.image.low(part) for part in parts]
         x = torch.cat([critic.encode_x(self._normed(self.image.regions(low))) for low in maps])
         ids, attention, which = _distinct(text)
-        found = [self.text.sentences(part)[0][:, 0] for part in in_chunks(Text(ids[:, None], attention[:, None]))]
-        pairs = critic.pair(x.flatten(0, 1), critic.encode_y(self._normed(torch.cat(found))))
+        said = [self.text.sentences(part)[0][:, 0] for part in in_chunks(Text(ids[:, None], attention[:, None]))]
+        pairs = critic.pair(x.flatten(0, 1), critic.encode_y(self._normed(torch.cat(said))))
         there = text.attention.any(dim=2)
         wide = pairs.new_full((len(images), *there.shape, x.shape[1]), torch.nan)  # (B, R, S, N)
         wide[:, there] = pairs.view(*x.shape[:2], -1).transpose(1, 2)[:, which]

@@ -63,12 +63,12 @@ def pairs_of(study: StudyResult, reference: str) -> list[tuple[str, PairedTest]]
 def _table(lines: Sequence[tuple[str, PairedTest]], reference: str, asks: str) -> PlainTable:
     counted = any(test.b is not None for _, test in lines)
     runs = any(test.p_runs for _, test in lines)
-    head = ["arm", "target", "n", f"arm − {reference} [95 % interval]"]
+    head = ["arm", "target", "from", "n", f"arm − {reference} [95 % interval]"]
     head += ["only arm right", f"only {reference} right"] if counted else []
     head += ["p", "p (Holm)", *(["p of each pair of runs"] if runs else [])]
     rows = []
     for label, test in lines:
-        texts = [label, f"{test.target} {test.label}".strip(), str(test.n), _effect(test)]
+        texts = [label, f"{test.target} {test.label}".strip(), _from(test), str(test.n), _effect(test)]
         texts += [str(test.b), str(test.c)] if counted else []
         texts += [_p(test.p_value), _p(test.p_holm)]
         texts += [runs_text(test.p_runs)] if runs else []
@@ -77,6 +77,12 @@ def _table(lines: Sequence[tuple[str, PairedTest]], reference: str, asks: str) -
     said = [f"{asks[0].upper()}{asks[1:]}.", f"Holm's correction runs over these {len(lines)} lines."]
     said += [f"{note[0].upper()}{note[1:]}." for note in notes]
     return PlainTable(tuple(head), tuple(rows), " ".join(said))
+
+
+def _from(test: PairedTest) -> str:
+    """The modalities from which the arm predicted, and the reference where it had others."""
+    one, two = (" + ".join(row) or "several" for row in (test.present, test.present_b))
+    return one if one == two else f"{one} against {two}"
 
 
 def _effect(test: PairedTest) -> str:
