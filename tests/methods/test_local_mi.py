@@ -294,9 +294,14 @@ def test_a_sentence_that_many_reports_say_is_read_once(monkeypatch: pytest.Monke
     thrice = Text(text.ids.repeat(3, 1, 1), attention)
     read: list[int] = []
     sentences = method.text.sentences
+
+    def counted(part: Text) -> tuple[Tensor, Tensor]:
+        read.append(len(part.ids))
+        return sentences(part)
+
     with torch.no_grad():
         alone = method.match(batch, text).sentences
-        monkeypatch.setattr(method.text, "sentences", lambda part: (read.append(len(part.ids)), sentences(part))[1])
+        monkeypatch.setattr(method.text, "sentences", counted)
         found = method.match(batch, thrice).sentences
         silent = method.match(batch, Text(text.ids, torch.zeros_like(text.attention)))
     assert found is not None and alone is not None and silent.sentences is not None
