@@ -75,6 +75,10 @@ CLASSIFIED: dict[str, dict[str, tuple[tuple[Modality, ...], dict[str, Any]]]] = 
             (PHOTO, REPORT),
             {**PRETRAINED, "critic": (8,), "sentences": "all", "pool": "soft", "bound": "mine", "retrain": "both"},
         ),
+        "against images": (
+            (PHOTO, REPORT),
+            {**PRETRAINED, "critic": (8, 6), "sentences": "all", "against": "images", "pool": "soft", "critic_norm": True},
+        ),
         "global": ((VOLUME, REPORT), {**PRETRAINED, "critic": (8, 6), "level": "global", "retrain": "frozen"}),
     },
     "convirt": {

@@ -12,6 +12,7 @@ from scipy import stats
 
 from comodal.errors import ConfigError, DataError
 from comodal.evaluation.paired_tests import DeLong, PairedTest, delong, mcnemar, paired_tests
+from comodal.evaluation.pooling import common_row
 from comodal.evaluation.results import CaseResult, Results
 from comodal.evaluation.statistics import holm
 
@@ -243,22 +244,57 @@ def test_questions_that_nobody_or_everybody_has_are_left_out() -> None:
         assert all(row.p_holm == row.p_value for row in rows)
 
 
-def test_the_row_is_the_fullest_that_both_have() -> None:
+def moved(results: Results, *rows: tuple[str, ...], used: tuple[str, ...] | None = None) -> Results:
+    """The same answers from each row; without `used` all of it was used."""
+    cases = [case.model_copy(update={"present": row, "used": used or row}) for row in rows for case in results.cases]
+    return results.model_copy(update={"cases": tuple(cases)})
+
+
+def test_the_row_is_one_that_both_have() -> None:
     """The second method has a row of two modalities, the first has not; where they share none, each has its own."""
-
-    def moved(results: Results, *rows: tuple[str, ...]) -> Results:
-        cases = [case.model_copy(update={"present": row, "used": row}) for row in rows for case in results.cases]
-        return results.model_copy(update={"cases": tuple(cases)})
-
-    one, two = run(1.0, seed=1), run(0.5, seed=2)
+    one, two, pair = run(1.0, seed=1), run(0.5, seed=2), ("t1", "t2")
     alone = paired_tests(one, two, targets=["side"], resamples=50)
-    wide = moved(two, ("t1", "t2"), A)
+    wide = moved(two, pair, A)
     found = paired_tests(one, wide, targets=["side"], resamples=50)
-    assert found == alone and {(row.present, row.present_b) for row in found} == {(A, A)}
-    apart = paired_tests(one, moved(two, ("t1", "t2"), ("t2",)), targets=["side"], resamples=50)
-    assert {(row.present, row.present_b) for row in apart} == {(A, ("t1", "t2"))}
-    both = paired_tests([moved(one, A, ("t1", "t2"))] * 2, [wide, moved(two, A)], targets=["side"], resamples=50)
-    assert {(row.present, row.present_b) for row in both} == {(A, A)}  # one run of the second has no more
+    assert found == alone and {(row.used, row.used_b) for row in found} == {(A, A)}
+    apart = paired_tests(one, moved(two, pair, ("t2",)), targets=["side"], resamples=50)
+    assert {(row.used, row.used_b) for row in apart} == {(A, pair)}
+    both = paired_tests([moved(one, A, pair)] * 2, [wide, moved(two, A)], targets=["side"], resamples=50)
+    assert {(row.used, row.used_b) for row in both} == {(A, A)}  # one run of the second has no more
+    full = paired_tests(moved(one, A, pair), wide, targets=["side"], resamples=50)
+    assert {(row.used, row.used_b) for row in full} == {(pair, pair)}
+
+
+def test_the_row_is_not_wider_than_what_is_used() -> None:
+    """Of two methods that look at t1 alone the cases without t2 count; beside one that looks at both, they do not."""
+    one, two, pair = run(1.0, seed=1), run(0.5, seed=2), ("t2", "t1")
+    readers = [moved(results, A, pair, used=A) for results in (one, two)]
+    some = [
+        r.model_copy(update={"cases": tuple(c for c in r.cases if c.present == A or int(c.subject[1:]) % 2)}) for r in readers
+    ]
+    found = paired_tests(*some, targets=["side"], resamples=50)
+    assert {row.n for row in found} == {60} and {(row.used, row.used_b) for row in found} == {(A, A)}
+    against = paired_tests(some[0], moved(two, A, pair), targets=["side"], resamples=50)
+    assert {row.n for row in against} == {30} and {(row.used, row.used_b) for row in against} == {(A, ("t1", "t2"))}
+
+
+def test_common_rows_at_their_ends() -> None:
+    one, empty = run(1.0), run(1.0).model_copy(update={"cases": ()})
+    other = moved(one, ("b",), ("a",))
+    assert common_row([one, [one, empty]]) == A  # a run without a case does not count
+    assert common_row([other, moved(one, ("a",), ("b",))]) == common_row([moved(one, ("a",), ("b",)), other]) == ("a",)
+    assert common_row([moved(one, ("a", "b")), moved(one, ("b", "a"))]) == ("a", "b")
+    assert common_row([one, other]) is None and common_row([empty]) is None
+    old = one.model_copy(update={"cases": tuple(case.model_copy(update={"used": None}) for case in one.cases)})
+    assert common_row([old, one]) == A and paired_tests(old, one, targets=["side"], resamples=2)[0].used == A
+
+
+def test_a_run_without_a_labelled_case_has_no_p_of_its_own() -> None:
+    ours, theirs = [run(1.0, seed=s) for s in range(3)], [run(0.5, seed=s) for s in range(3, 6)]
+    bare = ours[1].model_copy(update={"cases": tuple(c.model_copy(update={"targets": {}}) for c in ours[1].cases)})
+    for target in ("side", "findings"):
+        for row in paired_tests([ours[0], bare, ours[2]], theirs, targets=[target], metrics=()):
+            assert [p is None for p in row.p_runs] == [False, True, False], row
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from comodal.study.pointing import draw, point
 from comodal.study.seen import Work
 
 SIDES = (4, 5)
+SOFT = pytest.mark.parametrize("temperature", [0.0, 2.0])
 PROBLEM = Problem(
     (Modality("photo", spatial_dims=2, grid="photo"), Modality("report", "text", 0, grid="report")),
     (Target("dx", "class", ("a", "b")),),
@@ -37,12 +38,17 @@ PROBLEM = Problem(
 )
 
 
+def pooled(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """(..., N) to (...): the maximum, or t log mean exp of score / t."""
+    return temperature * (scores / temperature).exp().mean(dim=-1).log() if temperature else scores.amax(dim=-1)
+
+
 class Brightness(Method):
     """A sentence scores at a region as bright as that is, times the sum of its ids, plus a number of the region alone."""
 
-    def __init__(self, problem: Problem = PROBLEM, *, regions: bool = True) -> None:
+    def __init__(self, problem: Problem = PROBLEM, *, regions: bool = True, temperature: float = 0.0) -> None:
         super().__init__(problem, MethodConfig())
-        self.regions = regions
+        self.regions, self.temperature = regions, temperature
         self.own = nn.Parameter(torch.zeros(SIDES[0] * SIDES[1], dtype=torch.float64))
 
     @property
@@ -55,8 +61,8 @@ class Brightness(Method):
         weights = torch.where(text.attention, text.ids, 0).sum(dim=2).double()
         scores = x[:, None, None] * weights[None, :, :, None] + self.own
         scores = torch.where(text.attention.any(dim=2)[None, :, :, None], scores, torch.nan)
-        reports = scores.amax(dim=3).nanmean(dim=2)
-        return Matches(reports, scores, SIDES) if self.regions else Matches(reports)
+        reports = pooled(scores, self.temperature).nanmean(dim=2)
+        return Matches(reports, scores, SIDES, self.temperature) if self.regions else Matches(reports)
 
 
 def texts(seed: int, count: int) -> list[Text]:
@@ -90,8 +96,9 @@ def test_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert alone == whole.reports[4, 2]
 
 
-def test_levels_against_a_loop_and_a_function_of_the_region_changes_nothing() -> None:
-    method, images, reports = Brightness(), samples(5), texts(1, 8)
+@SOFT
+def test_levels_against_a_loop_and_a_function_of_the_region_changes_nothing(temperature: float) -> None:
+    method, images, reports = Brightness(temperature=temperature), samples(5), texts(1, 8)
     found = levels_of(method, images, reports, name="report")
     maps = scores_of(method, images, reports, name="report", maps=True).sentences
     assert maps is not None
@@ -107,7 +114,7 @@ def test_levels_against_a_loop_and_a_function_of_the_region_changes_nothing() ->
     assert before.sentences is not None and after.sentences is not None
     np.testing.assert_allclose(after.sentences, before.sentences, atol=1e-4)
     np.testing.assert_allclose(after.reports, before.reports, atol=1e-4)
-    by_hand = np.nanmean(np.max(before.sentences, axis=3), axis=2)
+    by_hand = np.nanmean(pooled(torch.from_numpy(before.sentences), temperature).numpy(), axis=2)
     np.testing.assert_allclose(before.reports, by_hand, atol=1e-5)
 
 
@@ -132,18 +139,19 @@ class Wordy(Brightness):
         if found.sentences is None:
             return Matches(found.reports + alone.sum(dim=1))
         scores = found.sentences + alone[None, :, :, None]
-        return Matches(scores.amax(dim=3).nanmean(dim=2), scores, found.grid)
+        return Matches(pooled(scores, self.temperature).nanmean(dim=2), scores, found.grid, self.temperature)
 
 
-def test_levels_of_sentences_against_a_loop_and_a_function_of_the_sentence_changes_nothing() -> None:
-    method, images, reports = Wordy(), samples(5), texts(1, 8)
+@SOFT
+def test_levels_of_sentences_against_a_loop_and_a_function_of_the_sentence_changes_nothing(temperature: float) -> None:
+    method, images, reports = Wordy(temperature=temperature), samples(5), texts(1, 8)
     found = levels_of_sentences(method, images, reports, name="report")
     maps = scores_of(method, images, reports, name="report", maps=True).sentences
     assert maps is not None and found.shape == (8, 3)
     for r, text in enumerate(reports):
         for s in range(3):
             if s < len(text.ids):
-                best = [max(maps[b, r, s]) for b in range(5)]
+                best = [float(pooled(torch.from_numpy(maps[b, r, s]).double(), temperature)) for b in range(5)]
                 assert found[r, s] == pytest.approx(np.log(np.mean(np.exp(best, dtype=np.float64))), rel=1e-5)
             else:
                 assert np.isnan(found[r, s])
@@ -155,6 +163,8 @@ def test_levels_of_sentences_against_a_loop_and_a_function_of_the_sentence_chang
     assert before.sentences is not None and after.sentences is not None
     np.testing.assert_allclose(after.sentences, before.sentences, atol=1e-4)
     np.testing.assert_allclose(after.reports, before.reports, atol=1e-4)
+    by_hand = np.nanmean(pooled(torch.from_numpy(before.sentences), temperature).numpy(), axis=2)
+    np.testing.assert_allclose(before.reports, by_hand, atol=1e-4)
     assert np.abs(raw - after.reports).max() > 1
     few = levels_of_sentences(method, images, reports, name="report", most=1)  # by the first image alone
     np.testing.assert_allclose(few, levels_of_sentences(method, images[:1], reports, name="report"))

@@ -21,6 +21,7 @@ from comodal.method import Losses, Problem
 from comodal.methods import local_mi
 from comodal.methods.local_mi import LocalMI, LocalMIConfig
 from comodal.networks import retraining
+from comodal.networks.regions import RegionEncoder
 from comodal.networks.texts import TextEncoder
 from comodal.testing import make_batch
 
@@ -318,8 +319,8 @@ def _sentences_of(text: Text) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("against", ["sentences", "images"])
-def test_reports_are_matched_by_the_maximum_that_was_trained(against: str) -> None:
-    """The score of a report is that of the training: of the soft maximum where each image has one of its own."""
+def test_reports_are_matched_by_the_soft_maximum_where_images_had_one(against: str) -> None:
+    """Against images the score is that of the training; against sentences, whose weights have no like at test, the maximum."""
     method = method_of(against=against, pool="soft", temperature=0.2, sentences="all").eval()
     batch = batch_of(method)
     with torch.no_grad():
@@ -342,6 +343,7 @@ def test_features_are_brought_to_one_scale_before_the_critic(level: str) -> None
     plain, normed = (method_of(level=level, critic_norm=norm).eval() for norm in (False, True))
     batch = batch_of(plain)
     report, sentences = TextEncoder.report, TextEncoder.sentences
+    regions, whole = RegionEncoder.regions, RegionEncoder.forward
 
     def values(method: LocalMI, shift: float) -> list[float]:
         def moved(found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -350,6 +352,8 @@ def test_features_are_brought_to_one_scale_before_the_critic(level: str) -> None
         with pytest.MonkeyPatch.context() as patch, torch.no_grad():
             patch.setattr(method.text, "report", lambda text: moved(report(method.text, text)))
             patch.setattr(method.text, "sentences", lambda text: moved(sentences(method.text, text)))
+            patch.setattr(method.image, "regions", lambda low: 2 * regions(method.image, low) - shift)
+            patch.setattr(method.image, "forward", lambda images: 2 * whole(method.image, images) - shift)
             (loss,) = terms_of(method, batch).values()
             return [float(loss), *method.match(batch, batch.text("report")).reports[:, 1].tolist()]
 

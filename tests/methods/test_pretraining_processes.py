@@ -32,6 +32,7 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "sentences": ("local-mi", {"sentences": "all"}),
     "soft": ("local-mi", {"sentences": "all", "pool": "soft", "symmetric": True, "bound": "mine"}),
     "images": ("local-mi", {"sentences": "all", "against": "images"}),
+    "images, soft": ("local-mi", {"sentences": "all", "against": "images", "pool": "soft", "critic_norm": True}),
     "wholes": ("local-mi", {"level": "global", "symmetric": True}),
     "convirt": ("convirt", {"embedding": 8}),
     # whole with whole, of which nothing is drawn; all pairs, so that features are exchanged, with their gradients

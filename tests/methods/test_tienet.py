@@ -346,6 +346,8 @@ def test_vectors_of_a_file_stay_as_they_are_unless_they_may_not() -> None:
         ((PHOTO, REPORT), {"text": "bert-128x2"}, "method.text must stay cnn: the LSTM of tienet reads the reports"),
         ((VOLUME, REPORT), {"slices": "mean"}, "method.slices must stay volume: tienet reads volumes whole"),
         ((PHOTO, REPORT), {"encoder": {"report": "resnet18"}}, "method.encoder must name the image"),
+        ((PHOTO, REPORT), {"judged_on": ("report",)}, "method.judged_on must name the image, or the image and the report"),
+        ((PHOTO, REPORT), {"judged_on": ("photo", "x")}, "method.judged_on must name the image"),
     ],
 )
 def test_what_it_refuses(modalities: tuple[Modality, ...], settings: dict[str, Any], says: str) -> None:
@@ -387,7 +389,8 @@ def test_what_it_wrote_is_a_column_where_extras_are_asked_for(tmp_path: Path) ->
 
 def test_weights_are_chosen_without_reports_unless_asked() -> None:
     assert [stage.monitor.subsets for stage in tienet().stages() if stage.monitor] == [((PHOTO.name,),)]
-    assert [stage.monitor.subsets for stage in tienet(judged_on="all").stages() if stage.monitor] == [None]
+    both = tienet(judged_on=(REPORT.name, PHOTO.name)).stages()
+    assert [stage.monitor.subsets for stage in both if stage.monitor] == [((PHOTO.name, REPORT.name),)]
 
 
 @pytest.mark.slow

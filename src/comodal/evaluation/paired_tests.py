@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from comodal.errors import ConfigError, message
 from comodal.evaluation.class_metrics import answered
 from comodal.evaluation.classification import as_columns
-from comodal.evaluation.pooling import Arm, ArmLike, arm_of, common_cases, common_row, mean_samples
+from comodal.evaluation.pooling import Arm, ArmLike, arm_of, common_cases, common_row, mean_samples, used_by
 from comodal.evaluation.statistics import (
     RESAMPLES,
     Interval,
@@ -97,8 +97,8 @@ class PairedTest:
         statistic: The smaller of b and c, or z.
         b, c: For McNemar, cases on which only a, and only b, is right.
         n: Cases that both have.
-        present: The modalities from which a predicted.
-        present_b: Those from which b did.
+        used: The modalities that a used, sorted by name.
+        used_b: Those that b used.
         p_value: Two-sided.
         p_holm: After Holm's correction over the lines of the same test and metric.
         p_runs: p of each pair of runs, in their order, where both methods have equally many, more than one; else empty.
@@ -112,8 +112,8 @@ class PairedTest:
     effect: float | None
     ci95: Interval | None
     n: int
-    present: tuple[str, ...] = ()
-    present_b: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
+    used_b: tuple[str, ...] = ()
     statistic: float | None = None
     b: int | None = None
     c: int | None = None
@@ -267,7 +267,7 @@ def _mcnemar_row(pair: _Pair, k: int | None, *, resamples: int, seed: int) -> Pa
         b=found.b,
         c=found.c,
         p_value=found.p_value,
-        p_runs=tuple(mcnemar(*_right(run, k)[:2]).p_value for run in pair.by_run()),
+        p_runs=tuple(mcnemar(*_right(run, k)[:2]).p_value if run.cases else None for run in pair.by_run()),
         note=pair.note,
     )
 
@@ -340,16 +340,17 @@ def paired_tests(
         a: The results of one method: one run, or one per seed or fold.
         b: Those of the other.
         targets: Which; None takes all that both have.
-        present: The row of the table of both, as the modalities that are predicted from; None takes that with most modalities
-            of those that both have in all their runs, and where they have none in common, that with most of each.
-        present_b: The row of b, where it is another one.
+        present: The row of the table of both, as the modalities that are given; None takes `common_row`, and where they have
+            none in common, the row with most modalities of each.
+        present_b: The row of b, where it is another one; with None for `present` that of a is then the one with most.
         metrics: Pooled metrics that the bootstrap compares.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
 
     Returns:
         Target by target: McNemar (of multilabel, for each question), DeLong (of two classes one, of more or of questions for
-        each), and the bootstrap for each metric. Classes and questions that none of the cases has, or all have, are left out.
+        each), and the bootstrap for each metric. Classes and questions that none of the cases has, or all have, are left out:
+        no AUROC is defined, and each would count as a test.
         Holm's correction runs over the lines of the same test and metric.
 
     Raises:
@@ -369,16 +370,10 @@ def paired_tests(
         questions: list[int | None] = [*told] if pair.several else [None]
         rows += [_mcnemar_row(pair, k, resamples=resamples, seed=seed) for k in questions]
         binary = size == 2 and not pair.several
-        rows += [_delong_row(pair, k, "" if binary else pair.names[k]) for k in ([1] if binary else told)]
+        rows += [_delong_row(pair, k, "" if binary else pair.names[k]) for k in (told[1:] if binary else told)]
         rows += [_bootstrap_row(pair, metric, resamples=resamples, seed=seed) for metric in metrics]
-    rows = [replace(row, present=_row_of(one), present_b=_row_of(two)) for row in rows]
+    rows = [replace(row, used=used_by(one), used_b=used_by(two)) for row in rows]
     return _corrected(rows, lambda row: (row.test, row.metric))
-
-
-def _row_of(arm: Arm) -> tuple[str, ...]:
-    """The modalities from which an arm predicted; () where its runs did from different ones."""
-    rows = {case.present for run in arm.runs for case in run}
-    return rows.pop() if len(rows) == 1 else ()
 
 
 def _corrected(rows: Sequence[PairedTest], family: Callable[[PairedTest], tuple[str, str]]) -> list[PairedTest]:

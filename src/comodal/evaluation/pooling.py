@@ -176,23 +176,42 @@ def arm_of(results: ArmLike, present: Sequence[str] | None = None) -> Arm:
 
 
 def common_row(methods: Sequence[ArmLike]) -> tuple[str, ...] | None:
-    """The modalities from which all methods predicted in all their runs: of several rows the one with most.
+    """The row in which methods are compared: what is given in it, all were tested with, and they use most of it.
 
     Args:
-        methods: Results of each; an `Arm` has its row already.
+        methods: Results of each; an `Arm` has its row already. Runs without a case do not count.
 
     Returns:
-        The row with most modalities, of equals the first one of the first method; None where they have no row in common.
+        Of the rows that all runs of all methods have that in which most modalities were used, by any of them; of equals that
+        which gives fewest, so that cases count which lack what nobody reads. None where they have no row in common.
     """
-    runs: list[dict[frozenset[str], tuple[str, ...]]] = []
+    runs: list[dict[frozenset[str], set[str]]] = []
     for results in methods:
         if isinstance(results, Arm):
             cases = [list(run) for run in results.runs]
         else:
             cases = [list(run.cases) for run in ([results] if isinstance(results, Results) else results)]
-        runs += [{frozenset(case.present): case.present for case in run} for run in cases]
-    shared = [row for row in runs[0] if all(row in run for run in runs)] if runs else []
-    return runs[0][max(shared, key=len)] if shared else None
+        for run in filter(None, cases):
+            rows: dict[frozenset[str], set[str]] = {}
+            for case in run:
+                rows.setdefault(frozenset(case.present), set()).update(_used(case))
+            runs.append(rows)
+    shared = set.intersection(*(set(rows) for rows in runs)) if runs else set[frozenset[str]]()
+    if not shared:
+        return None
+    used = {row: set[str]().union(*(rows[row] for rows in runs)) for row in shared}
+    best = min(shared, key=lambda row: (-len(used[row]), len(row), sorted(row)))
+    return tuple(sorted(best))
+
+
+def used_by(arm: Arm) -> tuple[str, ...]:
+    """The modalities that an arm used of any case, sorted by name."""
+    return tuple(sorted({name for run in arm.runs for case in run for name in _used(case)}))
+
+
+def _used(case: CaseResult) -> tuple[str, ...]:
+    """What a case's prediction used; all that was given where results of earlier versions do not say it."""
+    return case.present if case.used is None else case.used
 
 
 def common_cases(arms: Sequence[Arm], target: str) -> list[str]:

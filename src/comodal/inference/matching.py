@@ -197,7 +197,7 @@ def levels_of_sentences(
     most: int = 256,
     device: Device = "cpu",
 ) -> Floats:
-    """What a sentence scores with any image: log mean exp over images of its score at the best region.
+    """What a sentence scores with any image: log mean exp over images of its score with each, the (soft) maximum over regions.
 
     A critic that learned by InfoNCE among images is the log ratio of densities plus any function of the sentence, so that
     sentences can be compared only once this is taken off. It is one number for all regions of all images.

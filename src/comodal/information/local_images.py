@@ -88,7 +88,8 @@ def maximum_against_images(
 def soft_maximum(scores: Tensor, temperature: float, *, dim: int) -> Tensor:
     """What a sentence scores with an image, of its scores at the regions: t log mean exp (scores / t), or their maximum.
 
-    Between the mean (t to infinity) and the maximum (t to 0), at least the maximum less t log n.
+    Between the mean (t to infinity) and the maximum (t to 0), at least the maximum less t log n. In float32 at least: of
+    scores near zero little remains once log n is taken off.
 
     Args:
         scores: Any shape.
@@ -101,4 +102,5 @@ def soft_maximum(scores: Tensor, temperature: float, *, dim: int) -> Tensor:
     """
     if not temperature:
         return scores.amax(dim)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return temperature * ((scores / temperature).logsumexp(dim) - math.log(scores.shape[dim]))

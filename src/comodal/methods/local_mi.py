@@ -59,8 +59,12 @@ class LocalMIConfig(RetrainingConfig):
         "sentences",
         description="local: negatives are other sentences at the chosen region (the paper), or other images, each at its best",
     )
-    pool: Literal["max", "soft"] = Field("max", description="local: over regions the maximum (Equation 5), or a soft one")
-    temperature: float = Field(1.0, gt=0, description="of the soft maximum; to 0 it is the maximum")
+    pool: Literal["max", "soft"] = Field(
+        "max",
+        description="local: over regions the maximum (Equation 5), or a soft one: log-mean-exp of scores against images, "
+        "scores weighted by a softmax without gradient against sentences",
+    )
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False, description="of the soft maximum; to 0 it is the maximum")
     symmetric: bool = Field(False, description="info_nce: the mean of both ways, sentences among regions as well")
     critic: tuple[int, ...] = Field((1024, 512), min_length=1, description="hidden units of f")
     critic_norm: bool = Field(
@@ -153,8 +157,9 @@ class LocalMI(PretrainedByReports):
     def match(self, batch: Batch, text: Text) -> Matches:
         """Scores by the critic: sentences at regions, and reports by the mean over their sentences of the maximum over regions.
 
-        The maximum is soft where other images were negatives and it was soft in training. With `level: global` images and
-        reports as wholes. A report without a word has NaN.
+        The maximum is soft where it was soft in training and other images were negatives; against sentences, where each
+        sentence had weights of its own, it is the maximum itself. With `level: global` images and reports as wholes. A report
+        without a word has NaN.
         """
         self.require_support(batch.present)
         critic, images = self.objective.critic, batch.image(self.picture)

@@ -79,9 +79,7 @@ class TieNetConfig(ClassificationConfig):
     rows: int = Field(5, ge=1, description="of the attention over time")
     row_units: int = Field(2000, ge=1, description="hidden units of the attention over time")
     longest: int = Field(100, ge=1, description="tokens of a report that are read or written")
-    judged_on: Literal["image", "all"] = Field(
-        "image", description="seen of a validation case by the judge; all: its report, too"
-    )
+    judged_on: tuple[str, ...] = Field((), description="modalities, together, that the judge is shown; empty: the image alone")
     absent: Literal["generated", "empty"] = Field("generated", description="what stands for a report that is not there")
     text_dropout_rate: float = Field(0.0, ge=0, le=1, description="probability to take away the report of a training case")
     stop_gradient: bool = Field(False, description="the LSTM teaches the encoder and the transition nothing")
@@ -114,6 +112,9 @@ class TieNet(Method):
         if config.alpha == 1 and config.absent == "generated":
             do = "Set method.absent to empty, or alpha to less than 1"
             raise ConfigError(message("method.alpha", "be below 1 for a network that writes reports", config.alpha, do=do))
+        if config.judged_on and set(config.judged_on) - {self.report} != {self.image}:
+            rule, do = "name the image, or the image and the report", f"Name {self.image}, or leave it out"
+            raise ConfigError(message("method.judged_on", rule, ", ".join(config.judged_on), do=do))
         dims, patch = problem.dims_of(image.name), problem.patch_of(image.name)
         name = _encoder_of(config, image.name)
         self.encoder = RegionEncoder(name, dims, image.channels, norm=config.norm, patch=patch, modality=image.name)
@@ -160,7 +161,7 @@ class TieNet(Method):
                 modalities=(self.image,),
                 balance=config.balance,
                 steps=config.steps,
-                monitor=config.monitor(*([(self.image,)] if config.judged_on == "image" else [])),
+                monitor=config.monitor(tuple(n for n in self.problem.names if n in (config.judged_on or [self.image]))),
             ),
         )
 

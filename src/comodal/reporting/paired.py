@@ -80,8 +80,8 @@ def _table(lines: Sequence[tuple[str, PairedTest]], reference: str, asks: str) -
 
 
 def _from(test: PairedTest) -> str:
-    """The modalities from which the arm predicted, and the reference where it had others."""
-    one, two = (" + ".join(row) or "several" for row in (test.present, test.present_b))
+    """The modalities that the arm used, and those that the reference did where these are others."""
+    one, two = (" + ".join(row) or _NONE for row in (test.used, test.used_b))
     return one if one == two else f"{one} against {two}"
 
 
