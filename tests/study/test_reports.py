@@ -181,6 +181,10 @@ def test_what_is_said(result: StudyResult) -> None:
     wide = replace(STUB, columns=tuple(replace(STUB.columns[0], name=f"c{k}") for k in range(5)))
     turned = reports_text(beside_reports(wide, result)).numbers[0]
     assert turned.columns == ("", "Alone", "Both", "Other", "ours") and [row[0] for row in turned.rows][-2:] == ["c4", "mean"]
+    lacking = replace(STUB, columns=(*STUB.columns, replace(STUB.columns[0], name="rare", metric="AUROC/grade/nobody")))
+    short = reports_text(beside_reports(lacking, result)).numbers[0]
+    assert short.columns == ("", "high", "again", "rare", "mean", "mean of the 2 that both have")
+    assert short.rows[1][4].endswith(" / –") and short.rows[1][5].partition(" / ")[2] == f"{mean:.3f}"
 
 
 # --------------------------------------------------------------------------------------------------------------- preparation

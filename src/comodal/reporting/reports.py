@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from comodal.evaluation.table import Cell, Contrast
 from comodal.reporting.about import Facts, facts
@@ -34,18 +34,31 @@ def reports_text(found: ReportsReproduction) -> VariantText:
 
 
 def _grid(found: ReportsReproduction) -> PlainTable:
-    """As it is printed: published / ours, and the plain mean over the columns where there are several."""
+    """As it is printed: published / ours, the plain mean over the columns, and over those that both have where some lack one."""
     lines = {(line.row, line.column): line for line in found.lines}
     rows, columns = list(dict.fromkeys(line.row for line in found.lines)), [column.name for column in found.table.columns]
     grid = {key: _pair(found, [line]) for key, line in lines.items()}
     if len(columns) > 1:
-        grid |= {(row, "mean"): _pair(found, [lines[row, column] for column in columns]) for row in rows}
-        columns.append("mean")
+        means = {"mean": list(columns)}
+        both = _common(lines, rows, columns)
+        if 1 < len(both) < len(columns):
+            means[f"mean of the {len(both)} that both have"] = both
+        for name, some in means.items():
+            grid |= {(row, name): _pair(found, [lines[row, column] for column in some]) for row in rows}
+            columns.append(name)
     caption = "Published / ours, from the image alone"
     if len(found.table.columns) > _WIDEST:
         table = [(column, *(grid[row, column] for row in rows)) for column in columns]
         return PlainTable(("", *rows), tuple(table), caption)
     return PlainTable(("", *columns), tuple((row, *(grid[row, column] for column in columns)) for row in rows), caption)
+
+
+def _common(lines: Mapping[tuple[str, str], ReportsLine], rows: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The columns in which every row has what it has anywhere: a published number, and one of ours."""
+    published = {key for key, line in lines.items() if line.published is not None}
+    ours = {key for key, line in lines.items() if line.ours.state == "value"}
+    asked = [(row, has) for has in (published, ours) for row in rows if any((row, column) in has for column in columns)]
+    return [column for column in columns if all((row, column) in has for row, has in asked)]
 
 
 def _pair(found: ReportsReproduction, lines: Sequence[ReportsLine]) -> str:
