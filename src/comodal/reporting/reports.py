@@ -34,7 +34,7 @@ def reports_text(found: ReportsReproduction) -> VariantText:
 
 
 def _grid(found: ReportsReproduction) -> PlainTable:
-    """As it is printed: published / ours, the plain mean over the columns, and over those that both have where some lack one."""
+    """As it is printed: published / ours, the mean over the columns, and over those that both have where one is lacking."""
     lines = {(line.row, line.column): line for line in found.lines}
     rows, columns = list(dict.fromkeys(line.row for line in found.lines)), [column.name for column in found.table.columns]
     grid = {key: _pair(found, [line]) for key, line in lines.items()}
