@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 from PIL import Image
 
 from comodal.data.cohort import Case, Cohort, CohortMeta, ModalitySpec, TargetSpec
@@ -173,6 +174,24 @@ def test_what_the_table_alone_shows(tmp_path: Path) -> None:
         ("warning", "", "grade", "no case is none"),
         ("note", "", "", "1 of 3 subjects have several sessions (a)"),
     ]
+
+
+@pytest.mark.parametrize(("lacking", "other", "said"), [(10, 0, True), (2, 0, False), (10, 1, False)])
+def test_a_modality_that_one_class_alone_lacks_is_said(tmp_path: Path, lacking: int, other: int, said: bool) -> None:
+    """As the notes of the COVID-19 collection: all of the other class have one. Two of thirty may be chance."""
+    specs = [ModalitySpec(name=name, kind="text", spatial_dims=0) for name in ("note", "letter")]
+    meta = CohortMeta(
+        layout="csv", root="", modalities=specs, targets=[TargetSpec(name="ill", kind="class", classes=["no", "yes"])]
+    )
+    rows = []
+    for k in range(60):
+        (tmp_path / f"{k}.txt").write_text(f"report {k}")
+        ill = k < 30
+        silent = k < lacking if ill else k - 30 < other
+        cells = {"letter": f"{k}.txt", "ill": "yes" if ill else "no"} | ({} if silent else {"note": f"{k}.txt"})
+        rows.append(Case.build(f"p{k}", cells=cells))
+    rule = f"only cases of class yes lack note ({lacking} of 30): that gives them away"
+    assert (("warning", "", "note", rule) in found(check_cohort(Cohort.build(meta, rows, tmp_path)))) == said
 
 
 def test_texts_and_vectors_are_read_too(tmp_path: Path) -> None:
