@@ -111,17 +111,19 @@ def _check_shortcut(
     for column in (modality.name for modality in findings.cohort.meta.modalities if modality.name not in told):
         inside, outside = (sum(column in case.cells for case in side) for side in sides)
         do = "Leave the modality out, or find it for other classes"
-        unlikely = len(having) + len(rest) >= ENOUGH and _chance(inside, outside, sides) < UNLIKELY
+        lacking = spec.kind != "multilabel" and inside < len(having) and outside == len(rest)
         area = 0.5 + abs(inside / len(having) - outside / len(rest)) / 2
         if spec.kind != "multilabel" and inside and not outside:
             rule = f"only cases of class {name} have {column}: its presence gives the answer away"
-        elif spec.kind != "multilabel" and inside < len(having) and outside == len(rest) and unlikely:
+        elif (
+            not (lacking or area >= TELLING) or len(having) + len(rest) < ENOUGH or _chance(inside, outside, sides) >= UNLIKELY
+        ):
+            continue
+        elif lacking:
             rule = f"only cases of class {name} lack {column} ({len(having) - inside} of {len(having)}): that gives them away"
             do = f"Judge methods on the cases that have {column} as well: what lacks it may differ in more, such as its source"
-        elif area >= TELLING and unlikely:
-            rule = f"whether {column} is there tells {name} of {spec.name} from the rest with AUROC {area:.2f}"
         else:
-            continue
+            rule = f"whether {column} is there tells {name} of {spec.name} from the rest with AUROC {area:.2f}"
         told.add(column)
         findings.add("warning", rule, do, place=Place(column=column))
 

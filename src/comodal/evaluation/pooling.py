@@ -186,22 +186,24 @@ def common_row(methods: Sequence[ArmLike]) -> tuple[str, ...] | None:
         which gives fewest, so that cases count which lack what nobody reads. None where they have no row in common.
     """
     runs: list[dict[frozenset[str], set[str]]] = []
-    for results in methods:
-        if isinstance(results, Arm):
-            cases = [list(run) for run in results.runs]
-        else:
-            cases = [list(run.cases) for run in ([results] if isinstance(results, Results) else results)]
-        for run in filter(None, cases):
-            rows: dict[frozenset[str], set[str]] = {}
-            for case in run:
-                rows.setdefault(frozenset(case.present), set()).update(_used(case))
-            runs.append(rows)
+    for run in filter(None, (run for results in methods for run in _runs(results))):
+        rows: dict[frozenset[str], set[str]] = {}
+        for case in run:
+            rows.setdefault(frozenset(case.present), set()).update(_used(case))
+        runs.append(rows)
     shared = set.intersection(*(set(rows) for rows in runs)) if runs else set[frozenset[str]]()
     if not shared:
         return None
     used = {row: set[str]().union(*(rows[row] for rows in runs)) for row in shared}
     best = min(shared, key=lambda row: (-len(used[row]), len(row), sorted(row)))
     return tuple(sorted(best))
+
+
+def _runs(results: ArmLike) -> list[tuple[CaseResult, ...]]:
+    """The cases of each run."""
+    if isinstance(results, Arm):
+        return list(results.runs)
+    return [run.cases for run in ([results] if isinstance(results, Results) else results)]
 
 
 def used_by(arm: Arm) -> tuple[str, ...]:

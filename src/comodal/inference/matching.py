@@ -176,16 +176,12 @@ def levels_of(
         (B, N) float64, or (B, 1) of a method without regions, from whole reports.
     """
     some = _spread([sentence for text in reports for sentence in _sentences(text) if sentence.attention.any()], most)
-    distinct: dict[tuple[int, ...], int] = {}
-    rows = [distinct.setdefault(_tokens(text), len(distinct)) for text in some]
-    texts = [some[rows.index(place)] for place in range(len(distinct))]
-    maps = scores_of(method, samples, texts, name=name, maps=True, device=device).sentences
+    maps = scores_of(method, samples, some, name=name, maps=True, device=device).sentences
     if maps is None:
         wholes = torch.from_numpy(scores_of(method, samples, _spread(reports, most), name=name, device=device).reports)
         return np.asarray((wholes.logsumexp(dim=1, keepdim=True) - math.log(wholes.shape[1])).numpy())
-    shares = torch.bincount(torch.tensor(rows)).double() / len(rows)
-    scores = torch.from_numpy(maps[:, :, 0]).double() + shares.log()[None, :, None]
-    return np.asarray(scores.logsumexp(dim=1).numpy())
+    scores = torch.from_numpy(maps[:, :, 0]).double()
+    return np.asarray((scores.logsumexp(dim=1) - math.log(scores.shape[1])).numpy())
 
 
 def levels_of_sentences(

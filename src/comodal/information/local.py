@@ -73,8 +73,7 @@ def maximum_over_regions(
     groups = on_device(groups, sentences)
     if select_by not in ("estimate", "score"):
         raise ConfigError(message("select_by", "be estimate or score", repr(select_by), do="Use estimate"))
-    if not temperature >= 0:
-        raise ConfigError(message("temperature", "be 0 or more", temperature, do="Use 0 for the maximum"))
+    check_temperature(temperature)
     exchange = Exchange.of(sentences)
     every = exchange.all(sentences)
     owners = _of_all(owner, regions, exchange)
@@ -128,6 +127,19 @@ def check_owners(owner: Tensor, regions: Tensor, sentences: Tensor) -> None:
     if len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(regions):
         rule, do = f"lie in [0, {len(regions)})", "Give the place of the image in the batch"
         raise ConfigError(message("owner", rule, f"{int(owner.min())} to {int(owner.max())}", do=do))
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuses a temperature of a maximum over regions that is below 0, or no number.
+
+    Args:
+        temperature: 0 is the maximum itself.
+
+    Raises:
+        ConfigError: It is below 0.
+    """
+    if not temperature >= 0:
+        raise ConfigError(message("temperature", "be 0 or more", temperature, do="Use 0 for the maximum"))
 
 
 def _of_all(owner: Tensor, regions: Tensor, exchange: Exchange) -> Tensor:

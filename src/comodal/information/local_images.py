@@ -22,9 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from comodal.errors import ConfigError, message
 from comodal.information.critics import Critic
-from comodal.information.local import Selection, check_owners
+from comodal.information.local import Selection, check_owners, check_temperature
 from comodal.information.pairs import Exchange, on_device, same_group
 
 
@@ -58,8 +57,7 @@ def maximum_against_images(
     Raises:
         ConfigError: `owner` does not name an image of the batch for each sentence, or the temperature is below 0.
     """
-    if not temperature >= 0:
-        raise ConfigError(message("temperature", "be 0 or more", temperature, do="Use 0 for the maximum"))
+    check_temperature(temperature)
     owner = owner.to(sentences.device, torch.int64)
     check_owners(owner, regions, sentences)
     groups = on_device(groups, sentences)

@@ -191,8 +191,7 @@ def _every(text: Text) -> tuple[Tensor, Tensor, Tensor]:
 def _distinct(text: Text) -> tuple[Tensor, Tensor, Tensor]:
     """Each sentence once, since many reports say the same: ids (D, L), attention (D, L), and which one each sentence is."""
     ids, attention, _ = _every(text)
-    first: dict[int, int] = {}
-    rows = [first.setdefault(number, at) for at, number in enumerate(word_numbers(ids, attention).tolist())]
-    places = {at: place for place, at in enumerate(first.values())}
-    one = torch.tensor(list(places), dtype=torch.int64, device=ids.device)
-    return ids[one], attention[one], torch.tensor([places[at] for at in rows], dtype=torch.int64, device=ids.device)
+    numbers, which = word_numbers(ids, attention).unique(return_inverse=True)
+    places = torch.arange(len(ids), device=ids.device)
+    first = torch.full_like(numbers, len(ids)).scatter_reduce(0, which, places, "amin")
+    return ids[first], attention[first], which
